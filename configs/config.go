@@ -1,0 +1,160 @@
+// Package configs is the file a user writes, tablexport.yaml: its types, strict loading, validation and JSON Schema.
+//
+// It is pure data and imports nothing else of this module; only cmd imports it. What it cannot judge by itself (is
+// this filter text well formed? this cron line?) is asked of the functions in [Checks], which cmd supplies.
+//
+// Loading is strict and complete: an unknown key, a wrong type, a missing reference or a bad filter is a
+// [Problem] with file, line and column and what to write instead, and all problems are reported at once.
+//
+// Secrets are never values in the file. A token is named ("bi/acme-reader") and lives in a vault; credentials of
+// the vault itself are files. Relative paths are relative to the directory of the configuration file.
+package configs
+
+import "time"
+
+// The environments. A token is bound to one of them.
+const (
+	Production = "production"
+	Sandbox    = "sandbox"
+)
+
+// Config is the whole file.
+type Config struct {
+	Environment string              `yaml:"environment" jsonschema:"required,enum=production,enum=sandbox" jsonschema_description:"The environment that this file is for. Tokens are bound to one; plain http to loopback addresses is allowed in sandbox only."`
+	Secrets     Secrets             `yaml:"secrets" jsonschema:"required" jsonschema_description:"Where tokens are kept: exactly one of vault and file."`
+	Instances   map[string]Instance `yaml:"instances" jsonschema:"required" jsonschema_description:"The ERP instances, by a name of your choice."`
+	Stores      map[string]Store    `yaml:"stores" jsonschema:"required" jsonschema_description:"The places where datasets are published, by name."`
+	Scopes      map[string]Scope    `yaml:"scopes" jsonschema:"required" jsonschema_description:"Row-level scopes, by name: what a job may see."`
+	Jobs        map[string]Job      `yaml:"jobs" jsonschema_description:"The exports, by name."`
+
+	// Path is the file that the configuration was read from; Dir its directory, which relative paths start at.
+	Path string `yaml:"-" json:"-"`
+	Dir  string `yaml:"-" json:"-"`
+
+	positions map[string]Position
+	texts     map[string]string // of the text values
+	lines     []string
+}
+
+// Secrets says where tokens are kept.
+type Secrets struct {
+	Vault *VaultSecrets `yaml:"vault" jsonschema_description:"HashiCorp Vault (or OpenBao), KV version 2."`
+	File  *FileSecrets  `yaml:"file" jsonschema_description:"An age-encrypted file, for those without a Vault. Created on first use."`
+}
+
+// VaultSecrets is a HashiCorp Vault with a KV v2 mount.
+type VaultSecrets struct {
+	Address   string    `yaml:"address" jsonschema:"required,format=uri" jsonschema_description:"https://vault.acme.example:8200; plain http only for loopback addresses."`
+	Mount     string    `yaml:"mount" jsonschema:"default=secret" jsonschema_description:"The KV v2 mount."`
+	Prefix    string    `yaml:"prefix" jsonschema:"default=tablexport" jsonschema_description:"The path under the mount below which tokens are kept."`
+	Namespace string    `yaml:"namespace" jsonschema_description:"Vault Enterprise namespace."`
+	CAFile    string    `yaml:"ca_file" jsonschema_description:"PEM file of the certificate authority, instead of the system's."`
+	Auth      VaultAuth `yaml:"auth" jsonschema:"required" jsonschema_description:"How tablexport logs in to Vault: exactly one of token_file and approle."`
+}
+
+// VaultAuth is how tablexport logs in to Vault.
+type VaultAuth struct {
+	TokenFile string        `yaml:"token_file" jsonschema_description:"File with a Vault token."`
+	AppRole   *VaultAppRole `yaml:"approle" jsonschema_description:"AppRole login."`
+}
+
+// VaultAppRole is an AppRole login; both ids are read from files at every login.
+type VaultAppRole struct {
+	RoleIDFile   string `yaml:"role_id_file" jsonschema:"required" jsonschema_description:"File with the role id."`
+	SecretIDFile string `yaml:"secret_id_file" jsonschema:"required" jsonschema_description:"File with the secret id."`
+	Mount        string `yaml:"mount" jsonschema:"default=approle" jsonschema_description:"The auth mount."`
+}
+
+// FileSecrets is an age-encrypted file.
+type FileSecrets struct {
+	Path         string `yaml:"path" jsonschema:"required" jsonschema_description:"The encrypted file, e.g. ./secrets.age."`
+	IdentityFile string `yaml:"identity_file" jsonschema_description:"The age identity that opens it; created with mode 0600 on first use. Default: the path with .identity appended. Keep it out of backups of the encrypted file."`
+}
+
+// Instance is one ERP instance (one tenant).
+type Instance struct {
+	URL               string   `yaml:"url" jsonschema:"required,format=uri" jsonschema_description:"https://acme.my.erp.net. The Table API site is discovered from it."`
+	Token             string   `yaml:"token" jsonschema:"required" jsonschema_description:"Name of the token in the vault, e.g. bi/acme-reader. Never the token itself."`
+	TableAPI          string   `yaml:"table_api" jsonschema:"format=uri" jsonschema_description:"Base address of the Table API, if it must not be discovered. Must be on the host of url."`
+	Concurrency       int      `yaml:"concurrency" jsonschema:"minimum=1,maximum=16,default=2" jsonschema_description:"Requests in flight at once. ERP.net allows 2 by default."`
+	RequestsPerMinute int      `yaml:"requests_per_minute" jsonschema:"minimum=1,maximum=100000,default=600" jsonschema_description:"Requests started per minute at most."`
+	CAFile            string   `yaml:"ca_file" jsonschema_description:"PEM file of the certificate authority, instead of the system's."`
+	Timeouts          Timeouts `yaml:"timeouts" jsonschema_description:"How long to wait for each phase of a request."`
+}
+
+// Timeouts are per phase of a request.
+type Timeouts struct {
+	Connect Duration `yaml:"connect" jsonschema:"default=10s" jsonschema_description:"Dial and TLS handshake, each."`
+	Header  Duration `yaml:"header" jsonschema:"default=5m" jsonschema_description:"From the request to the first header: the server may plan a query for long."`
+	Idle    Duration `yaml:"idle" jsonschema:"default=60s" jsonschema_description:"The longest silence in the middle of an answer."`
+}
+
+// Store is a place for datasets: exactly one of File and S3.
+type Store struct {
+	File *FileStore `yaml:"file" jsonschema_description:"A local directory."`
+	S3   *S3Store   `yaml:"s3" jsonschema_description:"An S3 bucket, or a compatible one."`
+}
+
+// FileStore is a local directory.
+type FileStore struct {
+	Path string `yaml:"path" jsonschema:"required" jsonschema_description:"The directory; created if it is not there."`
+}
+
+// S3Store is an S3 bucket. Credentials come from the standard chain (environment, AWS_PROFILE, shared files, roles).
+type S3Store struct {
+	Bucket       string `yaml:"bucket" jsonschema:"required" jsonschema_description:"Name of the bucket."`
+	Prefix       string `yaml:"prefix" jsonschema_description:"Key prefix below which datasets are kept."`
+	Region       string `yaml:"region" jsonschema_description:"e.g. eu-central-1. Default: the environment's."`
+	Endpoint     string `yaml:"endpoint" jsonschema:"format=uri" jsonschema_description:"Address of an S3-compatible server; plain http only for loopback addresses."`
+	PathStyle    bool   `yaml:"path_style" jsonschema_description:"Address buckets as a path, which most compatible servers need."`
+	SSE          string `yaml:"sse" jsonschema:"enum=AES256,enum=aws:kms" jsonschema_description:"Server-side encryption to ask for. A server that does not apply it is refused."`
+	KMSKeyID     string `yaml:"kms_key_id" jsonschema_description:"Key for sse: aws:kms. Default: the bucket's."`
+	StorageClass string `yaml:"storage_class" jsonschema_description:"e.g. STANDARD_IA. Default: the bucket's."`
+	CAFile       string `yaml:"ca_file" jsonschema_description:"PEM file of the certificate authority, instead of the system's."`
+}
+
+// Scope is what a job may see: exactly one of Where and Unrestricted.
+type Scope struct {
+	Where        string `yaml:"where" jsonschema_description:"A filter that every row must satisfy, e.g. Line_Store_Id in (5a…,6b…). Asked of the server and checked again on every row."`
+	Unrestricted bool   `yaml:"unrestricted" jsonschema_description:"true: the job may see every row that the token may see."`
+}
+
+// Job is one export: a table, under a scope, into a dataset.
+type Job struct {
+	Description string    `yaml:"description" jsonschema_description:"One line for people; becomes the table's description."`
+	Instance    string    `yaml:"instance" jsonschema:"required" jsonschema_description:"Name of the instance."`
+	Table       string    `yaml:"table" jsonschema:"required" jsonschema_description:"Table, e.g. Crm_Sales_Order_Lines. List them with: tablexport tables."`
+	Select      []string  `yaml:"select" jsonschema_description:"Columns, in the order to publish. Default: all of the table's that hold no secrets."`
+	Filter      string    `yaml:"filter" jsonschema_description:"Which rows, in the Table API's dialect: and, eq, ge, le, like, in; reference paths to owners."`
+	Scope       string    `yaml:"scope" jsonschema:"required" jsonschema_description:"Name of the scope."`
+	Delegated   bool      `yaml:"delegated" jsonschema_description:"true: accept scope rules on an owner's columns, which only the server can enforce. Stamped on the dataset."`
+	Store       string    `yaml:"store" jsonschema:"required" jsonschema_description:"Name of the store."`
+	Path        string    `yaml:"path" jsonschema:"required" jsonschema_description:"Where in the store, e.g. sales/order_lines. One job per path."`
+	Paging      Paging    `yaml:"paging" jsonschema_description:"How the table is paged. The default finds out."`
+	Schedule    *Schedule `yaml:"schedule" jsonschema_description:"When the job runs."`
+}
+
+// Paging is how a table is paged.
+type Paging struct {
+	Mode     string `yaml:"mode" jsonschema:"enum=auto,enum=key,enum=offset,enum=next,enum=stream,default=auto" jsonschema_description:"auto finds out; key: ge the last key; offset: $skip; next: follow nextLink; stream: one answer."`
+	PageSize int    `yaml:"page_size" jsonschema:"minimum=1,maximum=1000000,default=10000" jsonschema_description:"Rows asked for per request."`
+}
+
+// Schedule is when a job runs.
+type Schedule struct {
+	Cron    string `yaml:"cron" jsonschema:"required" jsonschema_description:"Five fields: minute hour day-of-month month day-of-week, e.g. 15 5 * * 1-5."`
+	Zone    string `yaml:"zone" jsonschema:"required" jsonschema_description:"IANA time zone of the cron text, e.g. Europe/Sofia."`
+	Late    string `yaml:"late" jsonschema:"enum=once,enum=all,enum=skip,default=once" jsonschema_description:"What to do with ticks that were missed."`
+	Overlap string `yaml:"overlap" jsonschema:"enum=skip,enum=queue,enum=cancel,default=skip" jsonschema_description:"What to do with a tick while the job still runs."`
+}
+
+// Duration is a time.Duration written as text: 90s, 5m, 1h30m.
+type Duration time.Duration
+
+// Or returns d, or def if d is zero.
+func (d Duration) Or(def time.Duration) time.Duration {
+	if d == 0 {
+		return def
+	}
+	return time.Duration(d)
+}

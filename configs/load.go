@@ -1,0 +1,156 @@
+package configs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Checks are the judgements that this package cannot make by itself. A nil check accepts everything. An
+// error with a `Position() int` method (bytes from the text's start) is placed inside the text; an error
+// with an `Unwrap() []error` method is reported one by one.
+type Checks struct {
+	Filter func(text string) error       // syntax of a filter or of a scope's where
+	Cron   func(cron, zone string) error // a schedule
+}
+
+// Load reads and checks the file at path. The error is a Problems, or the reason why the file cannot be read.
+func Load(path string, checks Checks) (*Config, error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, Problems{{File: path, Text: "there is no such file", Hint: "write one with: tablexport init, or name another with -c"}}
+	}
+	if err != nil {
+		return nil, Problems{{File: path, Text: "cannot be read: " + err.Error()}}
+	}
+	return Parse(path, data, checks)
+}
+
+// Parse checks data as the content of the file at path.
+func Parse(path string, data []byte, checks Checks) (*Config, error) {
+	d := decoder{file: path, positions: map[string]Position{}, texts: map[string]string{}}
+	c := &Config{}
+	d.decode(data, c)
+	if abs, err := filepath.Abs(path); err == nil {
+		c.Path, c.Dir = abs, filepath.Dir(abs)
+	} else {
+		c.Path, c.Dir = path, filepath.Dir(path)
+	}
+	c.positions, c.texts, c.lines = d.positions, d.texts, strings.Split(string(data), "\n")
+	if d.positions[""] != (Position{}) { // the document could be read at all
+		v := validator{Config: c, dec: &d, checks: checks}
+		v.validate()
+	}
+	if len(d.problems) > 0 {
+		return nil, d.problems.sorted()
+	}
+	c.applyDefaults()
+	return c, nil
+}
+
+// Position is where a key's value stands in the file; ok is false for keys that are not written there.
+func (c *Config) Position(key string) (p Position, ok bool) {
+	p, ok = c.positions[key]
+	return p, ok
+}
+
+// ProblemAt makes a problem at a key, for what only shows once an instance was asked (an unknown table, say).
+func (c *Config) ProblemAt(key, text, hint string) *Problem {
+	at := c.positions[key]
+	for up := key; at == (Position{}) && up != ""; at = c.positions[up] {
+		up = up[:max(strings.LastIndexByte(up, '.'), 0)]
+	}
+	return &Problem{File: c.Path, Position: at, Key: key, Text: text, Hint: hint}
+}
+
+// ProblemInside is ProblemAt for a place inside a text value: offset counts bytes from the text's start.
+func (c *Config) ProblemInside(key string, offset int, text, hint string) *Problem {
+	p := c.ProblemAt(key, text, hint)
+	if _, written := c.positions[key]; written {
+		p.Column += c.inside(p.Position, c.texts[key], offset)
+	}
+	return p
+}
+
+// Resolve makes a relative path of the file absolute; "" stays "".
+func (c *Config) Resolve(path string) string {
+	if path == "" || filepath.IsAbs(path) {
+		return path
+	}
+	if rest, ok := strings.CutPrefix(path, "~/"); ok {
+		if home, err := os.UserHomeDir(); err == nil {
+			return filepath.Join(home, rest)
+		}
+	}
+	return filepath.Join(c.Dir, path)
+}
+
+// JobNames lists the jobs, sorted.
+func (c *Config) JobNames() []string { return sortedKeys(c.Jobs) }
+
+// SuggestJob says what a mistyped job name may have meant.
+func (c *Config) SuggestJob(name string) string { return suggestion(name, c.JobNames()) }
+
+// SuggestInstance says what a mistyped instance name may have meant.
+func (c *Config) SuggestInstance(name string) string {
+	return suggestion(name, sortedKeys(c.Instances))
+}
+
+// applyDefaults fills in what the schema documents as defaults, so that readers need not know them.
+func (c *Config) applyDefaults() {
+	if v := c.Secrets.Vault; v != nil {
+		setDefault(&v.Mount, "secret")
+		setDefault(&v.Prefix, "tablexport")
+		if v.Auth.AppRole != nil {
+			setDefault(&v.Auth.AppRole.Mount, "approle")
+		}
+	}
+	if f := c.Secrets.File; f != nil {
+		setDefault(&f.IdentityFile, f.Path+".identity")
+	}
+	for name, i := range c.Instances {
+		setDefault(&i.Concurrency, 2)
+		setDefault(&i.RequestsPerMinute, 600)
+		c.Instances[name] = i
+	}
+	for name, j := range c.Jobs {
+		setDefault(&j.Paging.Mode, "auto")
+		setDefault(&j.Paging.PageSize, 10_000)
+		if j.Schedule != nil {
+			setDefault(&j.Schedule.Late, "once")
+			setDefault(&j.Schedule.Overlap, "skip")
+		}
+		c.Jobs[name] = j
+	}
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// later says of a key that belongs to a part which this version does not have, what happens without it.
+func later(key string) string {
+	parts := strings.Split(key, ".")
+	switch {
+	case len(parts) == 3 && parts[0] == "jobs" && parts[2] == "refresh":
+		return "refresh by period is not in this version: without the key, every run refreshes the whole table"
+	case len(parts) == 1 && slices.Contains([]string{"sets", "rotations", "policy", "alerts"}, key):
+		return fmt.Sprintf("%s: is not in this version; remove it", key)
+	}
+	return ""
+}
