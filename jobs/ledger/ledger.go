@@ -1,0 +1,215 @@
+// Package ledger keeps the history of runs in a SQLite file, for people and for what decides what is next.
+//
+// It is history, not truth: progress and data live in the datasets' own logs, so losing the file loses no
+// data. Every write is one transaction; the file survives kill -9 (WAL). A run that was under way
+// when its process died is found by [Ledger.Interrupt] at the next start.
+//
+// It is a leaf.
+package ledger
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/pressly/goose/v3"
+	_ "modernc.org/sqlite" // the driver, pure Go
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// State is where a run is.
+type State string
+
+// The states. Running is the only one that is left.
+const (
+	Running     State = "running"
+	Succeeded   State = "succeeded"
+	Failed      State = "failed"
+	Canceled    State = "canceled"
+	Interrupted State = "interrupted" // the process died
+)
+
+// Run is one run of one job.
+type Run struct {
+	ID          string    `json:"run"`
+	Job         string    `json:"job"`
+	Table       string    `json:"table"`
+	Dataset     string    `json:"dataset"` // its address
+	State       State     `json:"state"`
+	Class       string    `json:"class,omitempty"` // of the error
+	Error       string    `json:"error,omitempty"`
+	Rows        int64     `json:"rows"`
+	Bytes       int64     `json:"bytes"` // published
+	Files       int       `json:"files"`
+	Version     int64     `json:"version"` // published; -1 if none
+	Requests    int64     `json:"requests"`
+	Attempts    int       `json:"attempts"`
+	Fingerprint string    `json:"fingerprint,omitempty"` // of the token
+	Evidence    string    `json:"evidence,omitempty"`    // JSON
+	Process     string    `json:"process"`               // host:pid:start
+	Started     time.Time `json:"started"`
+	Ended       time.Time `json:"ended,omitzero"`
+}
+
+// ErrNotFound says that there is no run of that id.
+var ErrNotFound = errors.New("ledger: no such run")
+
+// Ledger is an open file. It is safe for concurrent use, by several processes too.
+type Ledger struct {
+	db   *sql.DB
+	path string
+}
+
+// Open opens the file at path, creates it (0600, its directory 0700) if it is not there, and brings its tables up to date.
+func Open(ctx context.Context, path string) (*Ledger, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("ledger: %w", err)
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("ledger: %w", err)
+	}
+	if err := f.Close(); err != nil {
+		return nil, fmt.Errorf("ledger: %w", err)
+	}
+	// _txlock=immediate: a deferred transaction that turns into a write fails at once under contention instead of waiting.
+	dsn := url.URL{Scheme: "file", Opaque: (&url.URL{Path: filepath.ToSlash(path)}).EscapedPath(), RawQuery: url.Values{
+		"_txlock": {"immediate"},
+		"_pragma": {"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)"},
+	}.Encode()}
+	db, err := sql.Open("sqlite", dsn.String())
+	if err != nil {
+		return nil, fmt.Errorf("ledger: open %s: %w", path, err)
+	}
+	db.SetMaxOpenConns(4)
+	l := &Ledger{db: db, path: path}
+	if err := l.migrate(ctx); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return l, nil
+}
+
+func (l *Ledger) migrate(ctx context.Context) error {
+	provider, err := goose.NewProvider(goose.DialectSQLite3, l.db, mustSub(), goose.WithVerbose(false))
+	if err != nil {
+		return fmt.Errorf("ledger: %w", err)
+	}
+	if _, err := provider.Up(ctx); err != nil {
+		return fmt.Errorf("ledger: %s cannot be brought up to date; the data is not in it, so it can be moved away and will be made anew: %w", l.path, err)
+	}
+	return nil
+}
+
+// Start records that a run began.
+func (l *Ledger) Start(ctx context.Context, r Run) error {
+	_, err := l.db.ExecContext(ctx, `INSERT INTO runs (id, job, table_name, dataset, state, process, started, version) VALUES (?, ?, ?, ?, ?, ?, ?, -1)`,
+		r.ID, r.Job, r.Table, r.Dataset, Running, r.Process, r.Started.UnixMicro())
+	if err != nil {
+		return fmt.Errorf("ledger: start run: %w", err)
+	}
+	return nil
+}
+
+// Finish records how a run ended. It changes a run only while it is Running.
+func (l *Ledger) Finish(ctx context.Context, r Run) error {
+	res, err := l.db.ExecContext(ctx, `UPDATE runs SET state=?, class=?, error=?, row_count=?, bytes=?, files=?, version=?, requests=?, attempts=?, fingerprint=?, evidence=?, ended=?
+		WHERE id=? AND state=?`,
+		r.State, r.Class, r.Error, r.Rows, r.Bytes, r.Files, r.Version, r.Requests, r.Attempts, r.Fingerprint, r.Evidence, r.Ended.UnixMicro(), r.ID, Running)
+	if err != nil {
+		return fmt.Errorf("ledger: finish run: %w", err)
+	}
+	if n, err := res.RowsAffected(); err == nil && n == 0 {
+		return fmt.Errorf("%w: %s", ErrNotFound, r.ID)
+	}
+	return nil
+}
+
+// Interrupt marks the runs as interrupted whose process is not alive any more, and returns them.
+func (l *Ledger) Interrupt(ctx context.Context, alive func(process string) bool) ([]Run, error) {
+	running, err := l.List(ctx, Query{State: Running})
+	if err != nil {
+		return nil, err
+	}
+	var dead []Run
+	for _, r := range running {
+		if alive(r.Process) {
+			continue
+		}
+		r.State, r.Ended, r.Version = Interrupted, time.Now(), -1
+		r.Error = "the process ended in the middle of the run; the dataset is at its previous version"
+		if err := l.Finish(ctx, r); err != nil && !errors.Is(err, ErrNotFound) {
+			return dead, err
+		}
+		dead = append(dead, r)
+	}
+	return dead, nil
+}
+
+// Query selects runs, newest first. Zero values select all.
+type Query struct {
+	Job   string
+	State State
+	ID    string
+	Limit int // 0 = all
+}
+
+// List returns runs.
+func (l *Ledger) List(ctx context.Context, q Query) ([]Run, error) {
+	limit := q.Limit
+	if limit == 0 {
+		limit = -1
+	}
+	rows, err := l.db.QueryContext(ctx, `SELECT id, job, table_name, dataset, state, class, error, row_count, bytes, files, version, requests, attempts, fingerprint, evidence, process, started, ended
+		FROM runs WHERE (?='' OR job=?) AND (?='' OR state=?) AND (?='' OR id=?) ORDER BY started DESC, id DESC LIMIT ?`,
+		q.Job, q.Job, q.State, q.State, q.ID, q.ID, limit)
+	if err != nil {
+		return nil, fmt.Errorf("ledger: list runs: %w", err)
+	}
+	defer rows.Close()
+	var runs []Run
+	for rows.Next() {
+		var r Run
+		var started, ended int64
+		if err := rows.Scan(&r.ID, &r.Job, &r.Table, &r.Dataset, &r.State, &r.Class, &r.Error, &r.Rows, &r.Bytes, &r.Files, &r.Version,
+			&r.Requests, &r.Attempts, &r.Fingerprint, &r.Evidence, &r.Process, &started, &ended); err != nil {
+			return nil, fmt.Errorf("ledger: list runs: %w", err)
+		}
+		r.Started = time.UnixMicro(started).UTC()
+		if ended != 0 {
+			r.Ended = time.UnixMicro(ended).UTC()
+		}
+		runs = append(runs, r)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("ledger: list runs: %w", err)
+	}
+	return runs, nil
+}
+
+// Get returns one run, or ErrNotFound.
+func (l *Ledger) Get(ctx context.Context, id string) (Run, error) {
+	runs, err := l.List(ctx, Query{ID: id, Limit: 1})
+	if err != nil {
+		return Run{}, err
+	}
+	if len(runs) == 0 {
+		return Run{}, fmt.Errorf("%w: %s", ErrNotFound, id)
+	}
+	return runs[0], nil
+}
+
+// Close closes the file.
+func (l *Ledger) Close() error {
+	if err := l.db.Close(); err != nil {
+		return fmt.Errorf("ledger: close: %w", err)
+	}
+	return nil
+}
