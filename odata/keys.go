@@ -1,0 +1,191 @@
+package odata
+
+import (
+	"encoding/binary"
+	"hash/maphash"
+	"math"
+	"math/bits"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/apache/arrow/go/v17/arrow"
+	"github.com/apache/arrow/go/v17/arrow/array"
+
+	"github.com/tablexport/tablexport/odata/edm"
+)
+
+// keyEncoder turns keys into bytes: equal keys into equal bytes, and, if ordered is set, bytes that compare
+// as the server compares the keys. Texts are ordered by a collation that only the server knows, so a key
+// with a text in it is not ordered; nor is a float.
+type keyEncoder struct {
+	at      []int // the columns of the record, in the order of the key
+	guid    []bool
+	ordered bool
+}
+
+// newKeyEncoder encodes the columns key of records whose columns are as listed.
+func newKeyEncoder(table *edm.Table, columns, key []string) *keyEncoder {
+	e := &keyEncoder{ordered: len(key) > 0}
+	for _, name := range key {
+		e.at = append(e.at, slices.Index(columns, name))
+		c, _ := table.Column(name)
+		e.guid = append(e.guid, c.Type.Kind == edm.Guid)
+		switch c.Type.Kind {
+		case edm.Guid, edm.Boolean, edm.Byte, edm.Int16, edm.Int32, edm.Int64, edm.Date, edm.DateTime:
+		default:
+			e.ordered = false
+		}
+	}
+	return e
+}
+
+// boundKeys are the keys of one record.
+type boundKeys struct {
+	e    *keyEncoder
+	cols []arrow.Array
+}
+
+func (e *keyEncoder) bind(rec arrow.Record) boundKeys {
+	b := boundKeys{e: e, cols: make([]arrow.Array, len(e.at))}
+	for i, at := range e.at {
+		b.cols[i] = rec.Column(at)
+	}
+	return b
+}
+
+// append adds the bytes of a row's key to dst.
+func (b boundKeys) append(dst []byte, row int) []byte {
+	for i, col := range b.cols {
+		if b.e.guid[i] {
+			if k, ok := edm.GUIDKey(col.(*array.String).Value(row)); ok && !col.IsNull(row) {
+				dst = append(append(dst, 1), k[:]...)
+				continue
+			}
+		}
+		dst = appendCell(dst, col, row)
+	}
+	return dst
+}
+
+// text is a row's key as people and filters read it. Parts of a key of several columns are joined by "|".
+func (b boundKeys) text(row int) string {
+	parts := make([]string, len(b.cols))
+	for i, col := range b.cols {
+		switch a := col.(type) {
+		case *array.Int16:
+			parts[i] = strconv.FormatInt(int64(a.Value(row)), 10)
+		case *array.Int32:
+			parts[i] = strconv.FormatInt(int64(a.Value(row)), 10)
+		case *array.Int64:
+			parts[i] = strconv.FormatInt(a.Value(row), 10)
+		case *array.Date32:
+			parts[i] = a.Value(row).ToTime().Format(time.DateOnly)
+		case *array.Timestamp:
+			parts[i] = time.UnixMicro(int64(a.Value(row))).UTC().Format(time.RFC3339Nano)
+		default:
+			parts[i] = a.ValueStr(row)
+		}
+	}
+	return strings.Join(parts, "|")
+}
+
+// keyLiteral writes the text of a single-column key as the Table API takes it in $filter. The text came
+// from a decoded GUID, integer or date, so it holds nothing that means anything in a filter.
+func keyLiteral(kind edm.Kind, text string) string {
+	if kind == edm.Date {
+		return text + "T00:00:00Z"
+	}
+	return text
+}
+
+// appendCell adds the canonical bytes of one value: NULL is one zero byte, everything else begins with a
+// one. Numbers are big-endian with the sign flipped, so that they compare as numbers do.
+func appendCell(dst []byte, col arrow.Array, row int) []byte {
+	if col.IsNull(row) {
+		return append(dst, 0)
+	}
+	dst = append(dst, 1)
+	signed := func(n int64) []byte { return binary.BigEndian.AppendUint64(dst, uint64(n)^1<<63) }
+	sized := func(text string) []byte {
+		return append(binary.AppendUvarint(dst, uint64(len(text))), text...)
+	}
+	switch a := col.(type) {
+	case *array.String:
+		return sized(a.Value(row))
+	case *array.Binary:
+		return sized(string(a.Value(row)))
+	case *array.Boolean:
+		if a.Value(row) {
+			return append(dst, 1)
+		}
+		return append(dst, 0)
+	case *array.Int16:
+		return signed(int64(a.Value(row)))
+	case *array.Int32:
+		return signed(int64(a.Value(row)))
+	case *array.Int64:
+		return signed(a.Value(row))
+	case *array.Date32:
+		return signed(int64(a.Value(row)))
+	case *array.Timestamp:
+		return signed(int64(a.Value(row)))
+	case *array.Float64:
+		return binary.BigEndian.AppendUint64(dst, math.Float64bits(a.Value(row)))
+	case *array.Decimal128:
+		v := a.Value(row)
+		dst = signed(v.HighBits())
+		return binary.BigEndian.AppendUint64(dst, v.LowBits())
+	}
+	return sized(col.ValueStr(row))
+}
+
+// appendRow adds the canonical bytes of a whole row.
+func appendRow(dst []byte, rec arrow.Record, row int) []byte {
+	for _, col := range rec.Columns() {
+		dst = appendCell(dst, col, row)
+	}
+	return dst
+}
+
+// digest is 128 bits of a key or row. A collision would make two keys look like one, and so refuse a
+// good scan; it cannot let a bad one pass.
+type digest struct{ hi, lo uint64 }
+
+// hasher makes digests that mean something within one scan only.
+type hasher struct{ a, b maphash.Seed }
+
+func newHasher() hasher { return hasher{maphash.MakeSeed(), maphash.MakeSeed()} }
+
+func (h hasher) digest(text []byte) digest {
+	return digest{maphash.Bytes(h.a, text), maphash.Bytes(h.b, text)}
+}
+
+// behind is the digest of a sequence that goes on with d.
+func (h hasher) behind(sequence, d digest) digest {
+	var b [32]byte
+	binary.BigEndian.PutUint64(b[0:], sequence.hi)
+	binary.BigEndian.PutUint64(b[8:], sequence.lo)
+	binary.BigEndian.PutUint64(b[16:], d.hi)
+	binary.BigEndian.PutUint64(b[24:], d.lo)
+	return h.digest(b[:])
+}
+
+// bag is the fingerprint of a multiset: how many, and the sum of their digests. The order does not
+// matter, and equal ones do not cancel out as they would with xor.
+type bag struct {
+	n   int64
+	sum digest
+}
+
+func (g *bag) add(d digest) {
+	g.merge(bag{1, d})
+}
+
+func (g *bag) merge(o bag) {
+	var carry uint64
+	g.n += o.n
+	g.sum.lo, carry = bits.Add64(g.sum.lo, o.sum.lo, 0)
+	g.sum.hi, _ = bits.Add64(g.sum.hi, o.sum.hi, carry)
+}

@@ -1,0 +1,271 @@
+package odata
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/url"
+
+	"github.com/apache/arrow/go/v17/arrow"
+)
+
+// intake takes the rows of one answer. It holds them until the answer has ended properly, so that an
+// answer that breaks off can be asked for again without any row being there twice; beyond limit rows
+// (from a server that sends more than it was asked for, or in a stream) they are handed on as they come.
+type intake struct {
+	p         *pass
+	seam      []byte // identity of the last row before this answer, nil if there was none
+	overlap   bool   // the first row must be the seam row
+	limit     int64  // rows held at most
+	resumable bool   // what came before a cut can be used, since the pass can go on from any row
+
+	answer   answer
+	cut      bool // ended by a failure, but what came can be used
+	seamSeen bool
+	rows     int64 // in the answer
+	fresh    int64 // of these, accepted
+	handed   bool  // some have left
+
+	// Not yet part of the pass:
+	held       []arrow.Record
+	heldRows   int64
+	digests    []digest
+	bag        bag
+	sequence   digest
+	accepted   int64
+	duplicates int64
+	last       []byte
+	firstText  string
+	lastText   string
+
+	whole bag    // of the whole answer
+	tail  []byte // canonical bytes of the last row of the record before
+	key   []byte // scratch
+}
+
+// ask sends one question of the pass and takes its answer.
+func (p *pass) ask(ctx context.Context, u *url.URL, pg *intake) error {
+	pg.p = p
+	defer pg.drop()
+	c := call{table: p.scan.q.Table.Name, url: u, want: wantJSON, traffic: &p.scan.traffic}
+	c.start = pg.reset
+	c.read = func(r io.Reader) (err error) {
+		pg.answer, err = p.dec.decode(r, p.position(), pg.take)
+		return err
+	}
+	c.spent = func(cut bool) bool { return pg.handed || cut && pg.resumable && pg.fresh > 0 }
+	err := p.scan.s.do(ctx, c)
+	var broken *bodyError
+	switch {
+	case err == nil:
+		if err := pg.flush(); err != nil {
+			return err
+		}
+		p.scan.ev.Pages++
+		if pg.fresh > 0 {
+			p.answers++
+		}
+		p.patience.reset()
+	case errors.As(err, &broken) && broken.used && pg.resumable:
+		if err := p.resume(ctx, pg, err); err != nil {
+			return err
+		}
+	case errors.As(err, &broken) && broken.used:
+		return p.rescan("the one answer broke off after rows had been handed on ("+broken.reason+"), and without an order it cannot be continued", true, err)
+	default:
+		return err
+	}
+	p.scan.progress()
+	return nil
+}
+
+// resume uses what came before a cut, and waits before the pass goes on behind it.
+func (p *pass) resume(ctx context.Context, pg *intake, cause error) error {
+	if err := pg.flush(); err != nil {
+		return err
+	}
+	pg.cut = true
+	p.scan.ev.Pages++
+	p.scan.traffic.retries++
+	if pg.fresh >= int64(p.scan.q.PageSize) {
+		p.patience.reset()
+	}
+	err := p.patience.wait(ctx, cause)
+	var long *tooLong
+	if errors.As(err, &long) {
+		c := call{table: p.scan.q.Table.Name, url: p.scan.asks.base}
+		return p.scan.s.unavailable(&c, "its answers keep breaking off: "+shortCause(cause), 0, cause)
+	}
+	return err
+}
+
+// reset begins the answer anew.
+func (pg *intake) reset() {
+	pg.drop()
+	*pg = intake{p: pg.p, seam: pg.seam, overlap: pg.overlap, limit: pg.limit, resumable: pg.resumable, key: pg.key, last: bytes.Clone(pg.seam), sequence: pg.p.sequence}
+}
+
+func (pg *intake) drop() {
+	for _, rec := range pg.held {
+		rec.Release()
+	}
+	pg.held = nil
+}
+
+// take sorts the rows of a record into those to keep and those that are known already.
+func (pg *intake) take(rec arrow.Record) error {
+	keys := pg.p.enc.bind(rec)
+	n := int(rec.NumRows())
+	from := 0
+	for row := range n {
+		pg.key = keys.append(pg.key[:0], row)
+		keep, err := pg.admit(rec, row)
+		if err != nil {
+			return err
+		}
+		if !keep {
+			pg.keep(rec, from, row)
+			from = row + 1
+			continue
+		}
+		if pg.p.position() == 0 && pg.accepted == 0 && pg.firstText == "" {
+			pg.firstText = pg.text(keys, row)
+		}
+		pg.accepted++
+		pg.fresh++
+		pg.last = append(pg.last[:0:cap(pg.last)], pg.key...)
+	}
+	pg.keep(rec, from, n)
+	if n > 0 {
+		pg.lastText = pg.text(keys, n-1)
+		if pg.p.checked {
+			pg.tail = appendRow(pg.tail[:0], rec, n-1)
+		}
+	}
+	if pg.p.out != nil && pg.heldRows > pg.limit {
+		return pg.flush()
+	}
+	return nil
+}
+
+// text is the key of a row for the evidence; a view without a key has none.
+func (pg *intake) text(keys boundKeys, row int) string {
+	if len(pg.p.scan.q.Table.Key) == 0 {
+		return ""
+	}
+	return keys.text(row)
+}
+
+// admit decides on the row whose identity is in pg.key.
+func (pg *intake) admit(rec arrow.Record, row int) (keep bool, err error) {
+	p := pg.p
+	pg.rows++
+	if pg.rows == 1 && pg.seam != nil {
+		if bytes.Equal(pg.key, pg.seam) {
+			pg.seamSeen = true
+			return false, nil
+		}
+		if pg.overlap {
+			return false, p.shifted()
+		}
+	}
+	if !p.checked {
+		d := p.scan.hash.digest(pg.key)
+		if p.set != nil {
+			pg.digests = append(pg.digests, d)
+		}
+		pg.bag.add(d)
+		pg.whole.add(d)
+		if len(p.scan.q.Table.Key) == 0 {
+			pg.sequence = p.scan.hash.behind(pg.sequence, d)
+		}
+		return true, nil
+	}
+	if pg.last == nil {
+		return true, nil
+	}
+	switch bytes.Compare(pg.key, pg.last) {
+	case 1:
+		return true, nil
+	case -1:
+		return false, p.shuffled("rows came out of key order")
+	}
+	if row > 0 {
+		pg.tail = appendRow(pg.tail[:0], rec, row-1)
+	}
+	if pg.rows == 1 || !bytes.Equal(appendRow(nil, rec, row), pg.tail) {
+		return false, p.rescan("two different rows came with one key: the column is not unique, or the row was changed while it was sent", true, nil)
+	}
+	pg.duplicates++
+	return false, nil
+}
+
+// keep holds the rows from ≤ row < to of a record.
+func (pg *intake) keep(rec arrow.Record, from, to int) {
+	if from < to && pg.p.out != nil {
+		pg.held = append(pg.held, rec.NewSlice(int64(from), int64(to)))
+		pg.heldRows += int64(to - from)
+	}
+}
+
+// flush makes what came so far part of the pass and hands it on.
+func (pg *intake) flush() error {
+	p := pg.p
+	for _, d := range pg.digests {
+		repeated, err := p.set.add(d)
+		if err != nil {
+			return err
+		}
+		if repeated && len(p.scan.q.Table.Key) > 0 {
+			return p.repeated()
+		}
+	}
+	p.bag.merge(pg.bag)
+	p.sequence = pg.sequence
+	if p.rows == 0 && pg.accepted > 0 {
+		p.firstText = pg.firstText
+	}
+	p.rows += pg.accepted
+	p.duplicates += pg.duplicates
+	if pg.rows > 0 {
+		p.lastText = pg.lastText
+	}
+	if pg.last != nil {
+		p.last = append([]byte(nil), pg.last...)
+	}
+	pg.digests, pg.bag, pg.accepted, pg.duplicates = pg.digests[:0], bag{}, 0, 0
+	for len(pg.held) > 0 {
+		rec := pg.held[0]
+		pg.held = pg.held[1:]
+		pg.heldRows -= rec.NumRows()
+		if err := pg.hand(rec); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (pg *intake) hand(rec arrow.Record) error {
+	defer rec.Release()
+	pg.handed = true
+	out := pg.p.project(rec)
+	defer out.Release()
+	pg.p.scan.handed += rec.NumRows()
+	return pg.p.out(out)
+}
+
+// repeated says that a row came twice. Where rows have no order, that is a sign of paging that cannot be relied on.
+func (p *pass) repeated() error {
+	return p.rescan("a row came twice: the server's order changes between requests, or the table does", true, nil)
+}
+
+// shifted says that the row at the seam of two answers is not where it was. By an order that holds, the
+// table has changed; without one, positions mean nothing here.
+func (p *pass) shifted() error {
+	const reason = "rows have moved between two requests"
+	if !p.checked {
+		p.scan.traits.learn(func(v *traitValues) { v.unsteadily = reason })
+	}
+	return p.rescan(reason, true, nil)
+}
