@@ -1,0 +1,368 @@
+package audit
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/tablexport/tablexport/secrets/internal/filelock"
+)
+
+// maxProblems bounds Report.Problems.
+const maxProblems = 1000
+
+// Report is the result of Verify.
+type Report struct {
+	Files    int      `json:"files"`
+	Entries  int64    `json:"entries"`
+	Torn     int64    `json:"torn"` // lines that a crash tore, each marked as such by the entry after it
+	LastSeq  int64    `json:"last_seq"`
+	LastHash string   `json:"last_hash"`
+	Problems []string `json:"problems"` // file:line: what is wrong; at most 1000
+}
+
+// Verify reads the whole log in dir and checks sequence, chain and hashes. What is wrong with the log is in
+// Report.Problems; the error is for what kept Verify from reading it. It may run while others write.
+func Verify(dir string) (Report, error) {
+	files, err := snapshot(context.Background(), dir)
+	if err != nil {
+		return Report{}, err
+	}
+	v := verifier{prev: genesis}
+	v.report.Files = len(files)
+	for i, f := range files {
+		if f.number != i+1 && (i == 0 || f.number != files[i-1].number+1) {
+			v.problem(f.name, 0, "the file before it is missing")
+		}
+		if err := v.file(dir, f, i == len(files)-1); err != nil {
+			return Report{}, fmt.Errorf("audit: %s: %w", f.name, err)
+		}
+	}
+	v.report.LastSeq, v.report.LastHash = v.seq, v.prev
+	return v.report, nil
+}
+
+type sizedFile struct {
+	number int
+	name   string
+	size   int64
+}
+
+// snapshot lists the files and how long they are while nobody is in the middle of a write.
+func snapshot(ctx context.Context, dir string) ([]sizedFile, error) {
+	unlock, err := shared(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	numbers, err := fileNumbers(dir)
+	if err != nil {
+		return nil, fmt.Errorf("audit: %w", err)
+	}
+	files := make([]sizedFile, 0, len(numbers))
+	for _, n := range numbers {
+		info, err := os.Stat(filePath(dir, n))
+		if err != nil {
+			return nil, fmt.Errorf("audit: %w", err)
+		}
+		files = append(files, sizedFile{number: n, name: fileName(n), size: info.Size()})
+	}
+	return files, nil
+}
+
+// shared keeps writers out. A copy of a log has no lock file, and a reader may lack the right to open it: then nobody
+// is kept out, and a line that is being written can look torn.
+func shared(ctx context.Context, dir string) (unlock func(), err error) {
+	lock, err := filelock.Shared(ctx, filepath.Join(dir, lockName))
+	switch {
+	case err == nil:
+		return lock.Unlock, nil
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
+		return func() {}, nil
+	default:
+		return nil, fmt.Errorf("audit: %w", err)
+	}
+}
+
+type verifier struct {
+	report Report
+	seq    int64
+	prev   string
+
+	// Lines since the last entry that are none: a marker must account for them.
+	strays    []stray
+	strayHash hash.Hash
+	strayLen  int64
+}
+
+type stray struct {
+	line int64
+	why  string
+}
+
+func (v *verifier) problem(name string, line int64, format string, args ...any) {
+	switch n := len(v.report.Problems); {
+	case n < maxProblems-1:
+		v.report.Problems = append(v.report.Problems, fmt.Sprintf("%s:%d: ", name, line)+fmt.Sprintf(format, args...))
+	case n == maxProblems-1:
+		v.report.Problems = append(v.report.Problems, "more problems were found; the list ends here")
+	}
+}
+
+func (v *verifier) file(dir string, f sizedFile, last bool) error {
+	file, err := os.Open(filepath.Join(dir, f.name))
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	r := bufio.NewReaderSize(io.LimitReader(file, f.size), 64<<10)
+	for number := int64(1); ; number++ {
+		line, closed, err := readLine(r)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if errors.Is(err, errLineTooLong) {
+			v.problem(f.name, number, "not an entry: %v", err)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		v.line(f.name, number, line, closed, last)
+	}
+	for _, s := range v.strays {
+		if last {
+			v.problem(f.name, s.line, "%s; a crash tore it or somebody cut it. The next entry that tablexport writes will mark it", s.why)
+		} else {
+			v.problem(f.name, s.line, "%s", s.why)
+		}
+	}
+	v.forgive()
+	return nil
+}
+
+func (v *verifier) line(name string, number int64, line []byte, closed, last bool) {
+	e, sound, err := decode(line)
+	if err != nil {
+		if v.strayHash == nil {
+			v.strayHash = sha256.New()
+		}
+		v.strayHash.Write(line)
+		v.strayHash.Write([]byte{'\n'})
+		v.strayLen += int64(len(line)) + 1
+		if len(v.strays) < maxProblems {
+			v.strays = append(v.strays, stray{number, err.Error()})
+		}
+		return
+	}
+	if !closed && !last {
+		v.problem(name, number, "the file's last line does not end in a newline")
+	}
+	v.marker(name, number, e)
+	switch {
+	case !sound:
+		v.problem(name, number, "the hash does not match: the line was changed")
+	case e.Prev != v.prev:
+		v.problem(name, number, "the chain is broken: prev is not the hash of the entry before; a line was changed, removed or added here")
+	}
+	if e.Seq != v.seq+1 {
+		v.problem(name, number, "sequence %d where %d was due", e.Seq, v.seq+1)
+	}
+	v.report.Entries++
+	v.seq, v.prev = e.Seq, e.Hash
+}
+
+// marker settles the strays before entry e: they are right only if e is a marker that describes them.
+func (v *verifier) marker(name string, number int64, e Entry) {
+	defer v.forgive()
+	described := e.Action == actionTorn && len(v.strays) > 0 &&
+		e.Detail[detailBytes] == strconv.FormatInt(v.strayLen, 10) &&
+		e.Detail[detailSHA] == hex.EncodeToString(v.strayHash.Sum(nil))
+	switch {
+	case described:
+		v.report.Torn += int64(len(v.strays))
+		return
+	case e.Action == actionTorn:
+		v.problem(name, number, "marks a torn line, but what stands before it is not what it describes")
+	}
+	for _, s := range v.strays {
+		v.problem(name, s.line, "%s", s.why)
+	}
+}
+
+func (v *verifier) forgive() { v.strays, v.strayHash, v.strayLen = nil, nil, 0 }
+
+// readLine reads one line. A line over the bound is read to its end and given as errLineTooLong.
+func readLine(r *bufio.Reader) (line []byte, closed bool, err error) {
+	tooLong := false
+	for {
+		part, err := r.ReadSlice('\n')
+		if len(line)+len(part) > maxLine+1 {
+			tooLong = true
+			line = line[:0]
+		}
+		if !tooLong {
+			line = append(line, part...)
+		}
+		switch {
+		case errors.Is(err, bufio.ErrBufferFull):
+			continue
+		case errors.Is(err, io.EOF):
+			if tooLong {
+				return nil, false, errLineTooLong
+			}
+			if len(line) == 0 {
+				return nil, false, io.EOF
+			}
+			return line, false, nil
+		case err != nil:
+			return nil, false, err
+		case tooLong:
+			return nil, false, errLineTooLong
+		}
+		return line[:len(line)-1], true, nil
+	}
+}
+
+// Tail returns the last n entries, oldest first. It reads from the end and passes over torn lines; it does not verify.
+func Tail(dir string, n int) ([]Entry, error) {
+	unlock, err := shared(context.Background(), dir)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	numbers, err := fileNumbers(dir)
+	if err != nil {
+		return nil, fmt.Errorf("audit: %w", err)
+	}
+	var entries []Entry
+	for _, number := range slices.Backward(numbers) {
+		if len(entries) >= n {
+			break
+		}
+		if err := tailFile(filePath(dir, number), func(e Entry) bool {
+			entries = append(entries, e)
+			return len(entries) < n
+		}); err != nil {
+			return nil, fmt.Errorf("audit: %s: %w", fileName(number), err)
+		}
+	}
+	slices.Reverse(entries)
+	return entries, nil
+}
+
+func tailFile(path string, yield func(Entry) bool) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	return linesBackward(f, info.Size(), func(line placedLine) bool {
+		e, _, err := decode(line.text)
+		return err != nil || yield(e)
+	})
+}
+
+// followEvery is how often Follow looks for new lines.
+const followEvery = 250 * time.Millisecond
+
+// Follow calls fn for every entry with a sequence number above after (0: all, -1: only those written from now on), in
+// order, and goes on as new ones are written, by whatever process, until ctx ends or fn returns an error, which it returns.
+// It returns nil when ctx ends. Torn lines are passed over.
+func Follow(ctx context.Context, dir string, after int64, fn func(Entry) error) error {
+	number, offset := 1, int64(0)
+	if after < 0 {
+		files, err := snapshot(ctx, dir)
+		if err != nil {
+			return err
+		}
+		if len(files) > 0 {
+			number, offset = files[len(files)-1].number, files[len(files)-1].size
+		}
+	}
+	tick := time.NewTicker(followEvery)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		// Once the next file exists this one is final: so look for the next one before reading, not after.
+		_, statErr := os.Stat(filePath(dir, number+1))
+		entries, next, err := readOn(ctx, dir, number, offset)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		for _, e := range entries {
+			if e.Seq <= after {
+				continue
+			}
+			if err := fn(e); err != nil {
+				return err
+			}
+		}
+		offset = next
+		if len(entries) > 0 {
+			continue // there may be more than one portion
+		}
+		if statErr == nil {
+			number, offset = number+1, 0
+			continue
+		}
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+		}
+	}
+	return nil
+}
+
+// readOn reads whole lines of one file from offset on, 1000 at most, and says where it stopped.
+func readOn(ctx context.Context, dir string, number int, offset int64) ([]Entry, int64, error) {
+	unlock, err := shared(ctx, dir)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer unlock()
+	f, err := os.Open(filePath(dir, number))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, offset, nil // not written yet
+	}
+	if err != nil {
+		return nil, 0, fmt.Errorf("audit: %w", err)
+	}
+	defer f.Close()
+	if _, err := f.Seek(offset, io.SeekStart); err != nil {
+		return nil, 0, fmt.Errorf("audit: %w", err)
+	}
+	r := bufio.NewReaderSize(f, 64<<10)
+	var entries []Entry
+	for len(entries) < 1000 {
+		line, closed, err := readLine(r)
+		if errors.Is(err, io.EOF) || err == nil && !closed {
+			break
+		}
+		if err != nil {
+			return nil, 0, fmt.Errorf("audit: %s: %w", fileName(number), err)
+		}
+		offset += int64(len(line)) + 1
+		if e, _, err := decode(line); err == nil {
+			entries = append(entries, e)
+		}
+	}
+	return entries, offset, nil
+}

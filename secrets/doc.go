@@ -1,0 +1,11 @@
+// Package secrets lends service tokens out of a vault, and audits every loan.
+//
+// One function, [Keeper.Lease], authorises a loan, writes it to the audit log, and only then reads the token from
+// the vault. What it returns is a [Lease]: it can put the token on a request to the one host the token is bound to,
+// and nothing else. A [Token] prints, logs and marshals as "[redacted]"; people see its fingerprint.
+//
+// Versions are activated, never overwritten: staging a token adds a version, activating moves one
+// pointer with check-and-set, and the old version stays where it is.
+//
+// Drivers: hashivault (HashiCorp Vault KV v2), filevault (an age-encrypted file), memvault (tests). Each passes secretstest.
+package secrets

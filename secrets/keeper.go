@@ -1,0 +1,368 @@
+package secrets
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"strconv"
+	"sync"
+
+	"github.com/tablexport/tablexport/secrets/audit"
+)
+
+// The facts about loans that callers can tell apart.
+var (
+	// ErrBinding means that a token may not be used for what was asked; a *BindingError says which part.
+	ErrBinding = errors.New("secrets: the token is bound to another place")
+	// ErrNoNewer means that the active version is the token that was just refused.
+	ErrNoNewer = errors.New("secrets: the vault has no newer token")
+	// ErrClosed means that the lease has ended.
+	ErrClosed = errors.New("secrets: the lease is closed")
+	// ErrAudit means that the audit log could not be written: what it should have recorded was not done, unless the
+	// error says otherwise.
+	ErrAudit = errors.New("secrets: the audit log could not be written")
+)
+
+// BindingError says which part of a token's binding does not match. errors.Is(err, ErrBinding) holds.
+type BindingError struct {
+	Name    string // the token's
+	Version int    // 0 = not one version in particular
+	Part    string // "instance", "host" or "environment"
+	Bound   string // what the token is bound to
+	Asked   string // what it was asked for
+}
+
+// Error says what to change.
+func (e *BindingError) Error() string {
+	version := ""
+	if e.Version > 0 {
+		version = fmt.Sprintf(" version %d", e.Version)
+	}
+	return fmt.Sprintf("secrets: token %s%s is bound to %s %q and was asked for with %q; name the token that belongs there, or stage one",
+		e.Name, version, e.Part, e.Bound, e.Asked)
+}
+
+// Is makes a BindingError an ErrBinding.
+func (e *BindingError) Is(target error) bool { return target == ErrBinding }
+
+// Keeper is the only way from a vault to a request. It is safe for concurrent use.
+type Keeper struct {
+	vault       Vault
+	log         *audit.Log
+	environment string
+	actor       string
+
+	mu  sync.Mutex
+	key []byte // the vault's key for fingerprints, once read
+}
+
+// NewKeeper joins a vault, an audit log and the environment of this process. Tokens of another environment are refused.
+// actor is who acts, for the audit log: a person or a service.
+func NewKeeper(v Vault, log *audit.Log, environment, actor string) *Keeper {
+	return &Keeper{vault: v, log: log, environment: environment, actor: actor}
+}
+
+// LeaseRequest says who wants which token for what.
+type LeaseRequest struct {
+	Name     string // the token's name
+	Instance string // must match the token's binding
+	Host     string // must match the token's binding
+	Purpose  string // "run", "check", "stage", …
+	Job      string // "" outside of a job
+	RunID    string // "" outside of a run
+}
+
+// The actions that the keeper records.
+const (
+	actLease    = "lease"
+	actRefuse   = "refuse"
+	actRenew    = "renew"
+	actRelease  = "release"
+	actTrial    = "trial"
+	actStage    = "stage"
+	actActivate = "activate"
+)
+
+// entry is the audit entry of an act for req.
+func (k *Keeper) entry(req LeaseRequest, action, outcome, fingerprint string, detail map[string]string) audit.Entry {
+	all := map[string]string{"environment": k.environment}
+	for name, value := range map[string]string{"instance": req.Instance, "host": req.Host, "purpose": req.Purpose} {
+		if value != "" {
+			all[name] = value
+		}
+	}
+	maps.Copy(all, detail)
+	return audit.Entry{
+		Actor: k.actor, Action: action, Subject: req.Name, Fingerprint: fingerprint,
+		Job: req.Job, Run: req.RunID, Outcome: outcome, Detail: all,
+	}
+}
+
+func (k *Keeper) record(ctx context.Context, e audit.Entry) (audit.Entry, error) {
+	if k.log == nil {
+		return audit.Entry{}, fmt.Errorf("%w: there is none", ErrAudit)
+	}
+	e, err := k.log.Append(ctx, e)
+	if err != nil {
+		return audit.Entry{}, fmt.Errorf("%w: %w", ErrAudit, err)
+	}
+	return e, nil
+}
+
+// refuse records that act did not happen because of cause, and returns cause. It is recorded even when ctx has ended.
+// A refusal stands whether or not it can be recorded.
+func (k *Keeper) refuse(ctx context.Context, req LeaseRequest, act, fingerprint string, cause error) error {
+	action, outcome := actRefuse, audit.Refused
+	if errors.Is(cause, ErrUnavailable) || errors.Is(cause, ErrUnknown) || errors.Is(cause, context.Canceled) || errors.Is(cause, context.DeadlineExceeded) {
+		action, outcome = act, audit.Failed // nobody decided against it
+	}
+	_, err := k.record(context.WithoutCancel(ctx), k.entry(req, action, outcome, fingerprint, map[string]string{"act": act, "reason": cause.Error()}))
+	return errors.Join(cause, err)
+}
+
+// fingerprintKey reads the vault's key once.
+func (k *Keeper) fingerprintKey(ctx context.Context) ([]byte, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.key == nil {
+		key, err := k.vault.FingerprintKey(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if len(key) != FingerprintKeySize {
+			return nil, fmt.Errorf("%w: the key for fingerprints has %d bytes, not %d", ErrCorrupt, len(key), FingerprintKeySize)
+		}
+		k.key = key
+	}
+	return k.key, nil
+}
+
+// bound checks what a version is bound to against what is asked.
+func (k *Keeper) bound(req LeaseRequest, v Version) error {
+	mismatch := func(part, bound, asked string) error {
+		return &BindingError{Name: req.Name, Version: v.Number, Part: part, Bound: bound, Asked: asked}
+	}
+	switch {
+	case v.Binding.Environment != k.environment || k.environment == "":
+		return mismatch("environment", v.Binding.Environment, k.environment)
+	case v.Binding.Instance != req.Instance || req.Instance == "":
+		return mismatch("instance", v.Binding.Instance, req.Instance)
+	case !sameHost(v.Binding.Host, req.Host, "https"):
+		return mismatch("host", v.Binding.Host, req.Host)
+	}
+	return nil
+}
+
+// authorise decides on a loan by the description of the active version. It reads no token.
+func (k *Keeper) authorise(ctx context.Context, req LeaseRequest) (Version, error) {
+	if err := CheckName(req.Name); err != nil {
+		return Version{}, err
+	}
+	named, err := k.vault.Versions(ctx, req.Name)
+	if err != nil {
+		return Version{}, err
+	}
+	if named.Active == 0 {
+		return Version{}, fmt.Errorf("%w: %s", ErrNoActive, req.Name)
+	}
+	v, ok := named.Version(named.Active)
+	if !ok {
+		return Version{}, fmt.Errorf("%w: %s version %d is active", ErrNotFound, req.Name, named.Active)
+	}
+	if v.State == Deleted {
+		return Version{}, fmt.Errorf("%w: %s version %d is active", ErrDeleted, req.Name, v.Number)
+	}
+	return v, k.bound(req, v)
+}
+
+// read fetches the value of v, which was authorised and recorded, and holds the vault to the description it gave.
+func (k *Keeper) read(ctx context.Context, req LeaseRequest, v Version) (Token, error) {
+	key, err := k.fingerprintKey(ctx)
+	if err != nil {
+		return Token{}, err
+	}
+	token, got, err := k.vault.Read(ctx, req.Name, v.Number)
+	if err != nil {
+		return Token{}, err
+	}
+	switch err = k.bound(req, got); {
+	case err != nil:
+	case got.Number != v.Number:
+		err = fmt.Errorf("%w: asked for version %d of %s, it gave version %d", ErrCorrupt, v.Number, req.Name, got.Number)
+	case Fingerprint(key, token) != v.Fingerprint:
+		err = fmt.Errorf("%w: version %d of %s is not the token that was staged (its fingerprint differs)", ErrCorrupt, v.Number, req.Name)
+	default:
+		return token, nil
+	}
+	token.wipe()
+	return Token{}, err
+}
+
+// Lease authorises, audits, and reads the active version, in that order; a failing audit write blocks the loan (ErrAudit).
+// A refusal is audited too. Errors: ErrBinding, ErrNotFound, ErrNoActive, ErrDeleted, ErrUnavailable, ErrPermission,
+// ErrCorrupt, ErrBadName.
+func (k *Keeper) Lease(ctx context.Context, req LeaseRequest) (*Lease, error) {
+	v, err := k.authorise(ctx, req)
+	if err != nil {
+		return nil, k.refuse(ctx, req, actLease, v.Fingerprint, err)
+	}
+	e, err := k.record(ctx, k.entry(req, actLease, audit.OK, v.Fingerprint, map[string]string{"version": strconv.Itoa(v.Number)}))
+	if err != nil {
+		return nil, err
+	}
+	token, err := k.read(ctx, req, v)
+	if err != nil {
+		return nil, k.refuse(ctx, req, actLease, v.Fingerprint, err)
+	}
+	return &Lease{keeper: k, request: req, entry: e.Seq, token: token, version: v, own: true}, nil
+}
+
+// Trial is a lease on a token that is not in the vault yet, to prove it before it is staged. It is audited like any loan,
+// as an action of its own. The token stays the caller's: Close does not wipe it.
+func (k *Keeper) Trial(ctx context.Context, req LeaseRequest, token Token) (*Lease, error) {
+	binding, err := k.bind(req.Name, Binding{Instance: req.Instance, Host: req.Host, Environment: k.environment}, token)
+	if err != nil {
+		return nil, k.refuse(ctx, req, actTrial, "", err)
+	}
+	key, err := k.fingerprintKey(ctx)
+	if err != nil {
+		return nil, k.refuse(ctx, req, actTrial, "", err)
+	}
+	v := Version{State: Staged, Fingerprint: Fingerprint(key, token), Binding: binding}
+	e, err := k.record(ctx, k.entry(req, actTrial, audit.OK, v.Fingerprint, nil))
+	if err != nil {
+		return nil, err
+	}
+	return &Lease{keeper: k, request: req, entry: e.Seq, token: token, version: v, trial: true}, nil
+}
+
+// bind checks that token can be bound to b under name and gives the binding in canonical form.
+func (k *Keeper) bind(name string, b Binding, token Token) (Binding, error) {
+	if err := CheckName(name); err != nil {
+		return Binding{}, err
+	}
+	if token.IsZero() {
+		return Binding{}, fmt.Errorf("%w: it is empty", ErrBadToken)
+	}
+	if k.environment != Production && k.environment != Sandbox || b.Environment != k.environment {
+		return Binding{}, &BindingError{Name: name, Part: "environment", Bound: k.environment, Asked: b.Environment}
+	}
+	if b.Instance == "" {
+		return Binding{}, fmt.Errorf("%w: no instance is named", ErrBinding)
+	}
+	host, err := CanonicalHost(b.Host)
+	if err != nil {
+		return Binding{}, fmt.Errorf("%w: %w", ErrBinding, err)
+	}
+	b.Host = host
+	return b, nil
+}
+
+// Stage audits and stores a token as a new version bound to b. b.Environment must be the keeper's, and no version of that
+// name may belong to another one.
+func (k *Keeper) Stage(ctx context.Context, name string, token Token, b Binding) (Version, error) {
+	req := LeaseRequest{Name: name, Instance: b.Instance, Host: b.Host, Purpose: "stage"}
+	b, err := k.bind(name, b, token)
+	if err != nil {
+		return Version{}, k.refuse(ctx, req, actStage, "", err)
+	}
+	named, err := k.vault.Versions(ctx, name)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return Version{}, k.refuse(ctx, req, actStage, "", err)
+	}
+	for _, v := range named.Versions {
+		if v.State != Deleted && v.Binding.Environment != b.Environment {
+			return Version{}, k.refuse(ctx, req, actStage, "", &BindingError{
+				Name: name, Version: v.Number, Part: "environment", Bound: v.Binding.Environment, Asked: b.Environment})
+		}
+	}
+	key, err := k.fingerprintKey(ctx)
+	if err != nil {
+		return Version{}, k.refuse(ctx, req, actStage, "", err)
+	}
+	fingerprint := Fingerprint(key, token)
+	if _, err := k.record(ctx, k.entry(req, actStage, audit.Started, fingerprint, nil)); err != nil {
+		return Version{}, err
+	}
+	// A crash from here on leaves "started" without an end, and perhaps a version that nothing points to.
+	v, err := k.vault.Stage(ctx, name, token, fingerprint, b)
+	if err != nil {
+		return Version{}, k.refuse(ctx, req, actStage, fingerprint, err)
+	}
+	_, err = k.record(context.WithoutCancel(ctx), k.entry(req, actStage, audit.OK, fingerprint, map[string]string{"version": strconv.Itoa(v.Number)}))
+	if err != nil {
+		return v, fmt.Errorf("secrets: version %d of %s is stored, but this could not be recorded: %w", v.Number, name, err)
+	}
+	return v, nil
+}
+
+// Activate audits and makes version the active one; expected is the version that the caller saw as active (0 = none).
+// ErrConflict if another one is active by now.
+func (k *Keeper) Activate(ctx context.Context, name string, version, expected int) error {
+	req := LeaseRequest{Name: name, Purpose: "activate"}
+	v, err := k.activatable(ctx, name, version)
+	req.Instance, req.Host = v.Binding.Instance, v.Binding.Host
+	if err != nil {
+		return k.refuse(ctx, req, actActivate, v.Fingerprint, err)
+	}
+	detail := map[string]string{"version": strconv.Itoa(version), "instead_of": strconv.Itoa(expected)}
+	if _, err := k.record(ctx, k.entry(req, actActivate, audit.Started, v.Fingerprint, detail)); err != nil {
+		return err
+	}
+	// A crash from here on leaves "started" without an end; the vault shows which version is active.
+	if err := k.vault.Activate(ctx, name, version, expected); err != nil {
+		return k.refuse(ctx, req, actActivate, v.Fingerprint, err)
+	}
+	if _, err := k.record(context.WithoutCancel(ctx), k.entry(req, actActivate, audit.OK, v.Fingerprint, detail)); err != nil {
+		return fmt.Errorf("secrets: version %d of %s is active now, but this could not be recorded: %w", version, name, err)
+	}
+	return nil
+}
+
+func (k *Keeper) activatable(ctx context.Context, name string, version int) (Version, error) {
+	if err := CheckName(name); err != nil {
+		return Version{}, err
+	}
+	named, err := k.vault.Versions(ctx, name)
+	if err != nil {
+		return Version{}, err
+	}
+	v, ok := named.Version(version)
+	switch {
+	case !ok:
+		return Version{}, fmt.Errorf("%w: version %d of %s", ErrNotFound, version, name)
+	case v.State == Deleted:
+		return v, fmt.Errorf("%w: version %d of %s", ErrDeleted, version, name)
+	case v.Binding.Environment != k.environment:
+		return v, &BindingError{Name: name, Version: version, Part: "environment", Bound: v.Binding.Environment, Asked: k.environment}
+	}
+	return v, nil
+}
+
+// List describes every token of this environment. It reads no token. A version whose value was deleted may have lost its
+// binding; it is listed with its token's other versions, and on its own in every environment.
+func (k *Keeper) List(ctx context.Context) ([]Named, error) {
+	all, err := k.vault.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var mine []Named
+	for _, named := range all {
+		versions := make([]Version, 0, len(named.Versions))
+		for _, v := range named.Versions {
+			if v.Binding.Environment == k.environment || v.Binding == (Binding{}) {
+				versions = append(versions, v)
+			}
+		}
+		if len(versions) == 0 {
+			continue
+		}
+		named.Versions = versions
+		if _, ok := named.Version(named.Active); !ok {
+			named.Active = 0
+		}
+		mine = append(mine, named)
+	}
+	return mine, nil
+}
