@@ -1,0 +1,137 @@
+// Package export publishes checked records as Delta Lake tables: a reader sees a whole refresh or
+// the previous one, never half.
+//
+// The protocol, with what a crash leaves in each gap:
+//
+//  1. Begin     read the log's snapshot; check the schema against it.   [nothing]
+//  2. Write     stream Parquet parts under names of this run.           [parts that no log entry names]
+//  3. Commit    judge the evidence; close and re-read the parts' footers. [the same]
+//  4. one put-if-absent of the next log entry: remove all old files, add the new, txn, commitInfo.
+//     [before: the previous version; after: the new one; an answer that was lost is resolved by looking]
+//  5. Sweep     what no log entry names and is old enough goes.          [parts, again the sweeper's]
+//
+// Recovery is the same code: opening a dataset reads the log, and the sweeper removes leftovers. The files that a refresh
+// replaces stay where they are, so that a reader of the old version can finish and older versions can be read.
+package export
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"regexp"
+	"time"
+
+	"github.com/apache/arrow/go/v17/arrow"
+
+	"github.com/tablexport/tablexport/export/delta"
+	"github.com/tablexport/tablexport/export/parquet"
+	"github.com/tablexport/tablexport/export/store"
+	"github.com/tablexport/tablexport/odata/scope"
+)
+
+// DefaultFileBytes is the size at which the next file is begun if [Spec].FileBytes is 0: 512 MiB.
+const DefaultFileBytes = 512 << 20
+
+// Dataset is one published table: a Delta table at the root of its bucket view. It is safe for concurrent use.
+type Dataset struct {
+	b    store.Bucket
+	path string
+	log  *delta.Log
+}
+
+// Open returns the dataset at path of b ("" = the root of b). It reads nothing.
+func Open(b store.Bucket, path string) *Dataset {
+	view := store.Prefixed(b, path)
+	return &Dataset{b: view, path: path, log: delta.Open(view)}
+}
+
+// Spec is one refresh of a dataset.
+type Spec struct {
+	Job, RunID   string // letters, digits and . _ - ; the run id is what makes a repeated run recognisable
+	Table        string // the source table, "Crm_Sales_Order_Lines"
+	Source       string // instance name and host
+	Query        string // the request's text without host and credential
+	Scope        scope.Stamp
+	Description  string
+	Schema       *arrow.Schema // of the checked records; column comments in the field metadata ("comment")
+	Key          []string
+	AcceptSchema bool   // publish even if columns went, changed type or became stricter
+	Engine       string // "tablexport/1.2.3"
+	FileBytes    int64  // size at which the next file is begun (512 MiB)
+	Parquet      parquet.Options
+	Now          func() time.Time // nil = time.Now
+}
+
+var (
+	jobName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$`)
+	runName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$`)
+)
+
+func (s *Spec) validate() error {
+	switch {
+	case !jobName.MatchString(s.Job):
+		return fmt.Errorf("export: the job name %q: use letters, digits and . _ - (200 at most)", s.Job)
+	case !runName.MatchString(s.RunID):
+		return fmt.Errorf("export: the run id %q: use letters, digits and . _ - (100 at most)", s.RunID)
+	case s.Schema == nil:
+		return errors.New("export: there is no schema")
+	case s.Scope.Enforcement == "":
+		return errors.New("export: there is no scope stamp: a dataset always says under which scope it was published")
+	case s.FileBytes < 0:
+		return fmt.Errorf("export: files of %d bytes cannot be made", s.FileBytes)
+	}
+	if s.FileBytes == 0 {
+		s.FileBytes = DefaultFileBytes
+	}
+	if s.Now == nil {
+		s.Now = time.Now
+	}
+	return nil
+}
+
+// appID is the application of the txn action: one per job, so that two jobs on one dataset are seen too.
+func (s *Spec) appID() string { return "tablexport/" + s.Job }
+
+// ErrRefused is in the error of Write for a record that no scope has checked, or another scope than the one that the dataset is stamped with.
+var ErrRefused = errors.New("the record was not checked by this refresh's scope")
+
+// ErrEnded is the error of a refresh that was committed or aborted, or failed before.
+var ErrEnded = errors.New("export: the refresh has ended")
+
+// RowMismatch is the error of Commit when the evidence speaks of another number of rows than was written.
+type RowMismatch struct {
+	Evidence, Written int64
+}
+
+// Error implements error.
+func (e *RowMismatch) Error() string {
+	return fmt.Sprintf("export: the scan handed on %d rows, and %d were written: nothing was published", e.Evidence, e.Written)
+}
+
+// Commit is what was published.
+type Commit struct {
+	Version    int64
+	Rows       int64
+	Files      int
+	Bytes      int64
+	Removed    int // files of the previous version
+	SchemaDiff []string
+	Repeated   bool // this run had been published before (txn): nothing new was written
+}
+
+// Snapshot is the dataset's log snapshot.
+func (d *Dataset) Snapshot(ctx context.Context) (*delta.Snapshot, error) { return d.log.Snapshot(ctx) }
+
+// SnapshotAt is the snapshot of one version.
+func (d *Dataset) SnapshotAt(ctx context.Context, version int64) (*delta.Snapshot, error) {
+	return d.log.SnapshotAt(ctx, version)
+}
+
+// sameStamp compares scopes; nil and empty lists are the same.
+func sameStamp(a, b scope.Stamp) bool {
+	if len(a.Delegated) == 0 && len(b.Delegated) == 0 {
+		a.Delegated, b.Delegated = nil, nil
+	}
+	return reflect.DeepEqual(a, b)
+}

@@ -1,0 +1,6 @@
+//go:build race
+
+package parquet
+
+// raced: the race detector makes everything ten times slower; the long tests take bigger steps then.
+const raced = true

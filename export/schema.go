@@ -1,0 +1,167 @@
+package export
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/tablexport/tablexport/export/delta"
+)
+
+// SchemaChange refuses a refresh whose columns contradict the published ones.
+type SchemaChange struct {
+	Dataset string
+	Diff    []string // one line per column: "- Quantity decimal(12,3)", "~ Line_No integer → string", "+ Notes string"
+}
+
+// Error implements error.
+func (e *SchemaChange) Error() string {
+	return fmt.Sprintf("export: the columns of %q are not those that are published there (%s); look at what reads the dataset, then run once with --accept-schema",
+		e.Dataset, strings.Join(e.Diff, "; "))
+}
+
+func describe(f delta.Field) string {
+	if f.Nullable {
+		return f.Type
+	}
+	return f.Type + " not null"
+}
+
+// reconcile compares the published columns with those of a refresh. fields is the schema to publish: the published
+// order, and new columns behind it (readers go by name, and people by position). additive is false when anything but new nullable
+// columns and comments differs. A change of order alone changes nothing.
+func reconcile(old, fresh []delta.Field, partitions []string) (fields []delta.Field, diff []string, additive bool) {
+	additive = true
+	now := make(map[string]delta.Field, len(fresh))
+	for _, f := range fresh {
+		now[f.Name] = f
+	}
+	was := make(map[string]bool, len(old))
+	for _, o := range old {
+		was[o.Name] = true
+		f, ok := now[o.Name]
+		if !ok {
+			diff, additive = append(diff, fmt.Sprintf("- %s %s", o.Name, describe(o))), false
+			continue
+		}
+		fields = append(fields, withMetadata(f, o))
+		if f.Type != o.Type || f.Nullable != o.Nullable {
+			diff, additive = append(diff, fmt.Sprintf("~ %s %s → %s", o.Name, describe(o), describe(f))), false
+		}
+		if _, ok := o.Metadata["delta.invariants"]; ok {
+			diff, additive = append(diff, fmt.Sprintf("~ %s: its invariant would be dropped", o.Name)), false
+		}
+	}
+	for _, f := range fresh {
+		if !was[f.Name] {
+			fields = append(fields, f)
+			diff = append(diff, fmt.Sprintf("+ %s %s", f.Name, describe(f)))
+			additive = additive && f.Nullable
+		}
+	}
+	if len(partitions) > 0 {
+		diff, additive = append(diff, fmt.Sprintf("~ partitioned by %s → not partitioned", strings.Join(partitions, ", "))), false
+	}
+	return fields, diff, additive
+}
+
+// withMetadata keeps what other engines have noted on a column, and takes the comment from the refresh.
+func withMetadata(f, old delta.Field) delta.Field {
+	meta := make(map[string]any, len(old.Metadata)+1)
+	for k, v := range old.Metadata {
+		if k != "comment" && k != "delta.invariants" {
+			meta[k] = v
+		}
+	}
+	for k, v := range f.Metadata {
+		meta[k] = v
+	}
+	f.Metadata = meta
+	return f
+}
+
+// plan is what Begin has found out about the schema.
+type plan struct {
+	metadata *delta.Metadata // nil: as published
+	protocol *delta.Protocol // nil: as published
+	diff     []string
+}
+
+func (d *Dataset) plan(base *delta.Snapshot, spec *Spec, newID func() string) (*plan, error) {
+	fresh, err := delta.FieldsOf(spec.Schema)
+	if err != nil {
+		return nil, err
+	}
+	p := &plan{}
+	fields := fresh
+	if base.Version >= 0 {
+		old, err := delta.ParseSchema(base.Metadata.SchemaString)
+		if err != nil {
+			return nil, err
+		}
+		merged, diff, additive := reconcile(old, fresh, base.Metadata.PartitionColumns)
+		if !additive && !spec.AcceptSchema {
+			return nil, &SchemaChange{Dataset: d.name(), Diff: diff}
+		}
+		if p.diff = diff; additive {
+			fields = merged
+		}
+	}
+	text, err := delta.SchemaString(fields)
+	if err != nil {
+		return nil, err
+	}
+	meta := base.Metadata
+	meta.Name, meta.Description, meta.SchemaString = spec.Table, spec.Description, text
+	meta.PartitionColumns = []string{}
+	meta.Configuration = configuration(base.Metadata.Configuration, spec)
+	if base.Version < 0 {
+		meta.ID, meta.CreatedTime = newID(), spec.Now().UnixMilli()
+		meta.Format = delta.Format{Provider: "parquet"}
+		p.protocol = &delta.Protocol{MinReaderVersion: 1, MinWriterVersion: 2}
+	}
+	if base.Version < 0 || !meta.Equal(base.Metadata) {
+		p.metadata = &meta
+	}
+	return p, nil
+}
+
+// The keys of the table's configuration that are ours.
+const (
+	confJob         = "tablexport.job"
+	confTable       = "tablexport.table"
+	confSource      = "tablexport.source"
+	confScope       = "tablexport.scope"
+	confWhere       = "tablexport.scope.where"
+	confEnforcement = "tablexport.scope.enforcement"
+	confDelegated   = "tablexport.scope.delegated"
+	confKey         = "tablexport.key"
+)
+
+// configuration lays ours over what other engines have set.
+func configuration(old map[string]string, spec *Spec) map[string]string {
+	conf := map[string]string{}
+	for k, v := range old {
+		if !strings.HasPrefix(k, "tablexport.") {
+			conf[k] = v
+		}
+	}
+	for k, v := range provenance(spec) {
+		conf[k] = v
+	}
+	return conf
+}
+
+// provenance is what a dataset and each of its files say of their origin.
+func provenance(spec *Spec) map[string]string {
+	out := map[string]string{
+		confJob: spec.Job, confTable: spec.Table, confSource: spec.Source,
+		confScope: spec.Scope.Name, confWhere: spec.Scope.Where, confEnforcement: string(spec.Scope.Enforcement),
+		confDelegated: strings.Join(spec.Scope.Delegated, "; "), confKey: strings.Join(spec.Key, ","),
+	}
+	for k, v := range out {
+		if v == "" {
+			delete(out, k)
+		}
+	}
+	return out
+}

@@ -1,0 +1,160 @@
+package export
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/tablexport/tablexport/export/delta"
+)
+
+// Snippet is ready-to-paste text that opens the dataset in one tool.
+type Snippet struct {
+	Tool     string `json:"tool"`     // "DuckDB", "DuckDB without the delta extension", "Spark", "Power BI", "pandas", "Polars"
+	Language string `json:"language"` // sql, python, m
+	Text     string `json:"text"`
+	Note     string `json:"note,omitempty"` // what to know before pasting
+}
+
+// Snippets returns the ways to open the dataset, for its location: a local directory or an s3:// URL. They carry no credentials.
+func (d *Dataset) Snippets(ctx context.Context) ([]Snippet, error) {
+	s, err := d.table(ctx)
+	if err != nil {
+		return nil, err
+	}
+	files, err := d.files(s)
+	if err != nil {
+		return nil, err
+	}
+	at := place{location: d.Location(), remote: strings.HasPrefix(d.Location(), "s3://"), view: viewName(s)}
+	return []Snippet{at.duckdb(), at.duckdbFiles(files, s.Version), at.spark(), at.powerBI(), at.pandas(), at.polars()}, nil
+}
+
+// place is where a dataset lies.
+type place struct {
+	location string
+	remote   bool
+	view     string
+}
+
+// viewName is the name of the source table as an SQL identifier.
+func viewName(s *delta.Snapshot) string {
+	name := strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '_':
+			return r
+		}
+		return '_'
+	}, s.Metadata.Name)
+	if name == "" || name[0] >= '0' && name[0] <= '9' {
+		name = "t_" + name
+	}
+	return strings.ToLower(name)
+}
+
+// sqlText quotes a text for SQL: quotes doubled.
+func sqlText(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
+
+// sparkText quotes a text for Spark SQL, whose backslash escapes.
+func sparkText(s string) string {
+	return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(s) + "'"
+}
+
+// pyText quotes a text for Python. A Go string literal of it is one of Python, too, for all that a path can hold.
+func pyText(s string) string { return strconv.QuoteToGraphic(s) }
+
+// mText quotes a text for Power Query M: quotes doubled, and the escape "#(" written as its own escape.
+func mText(s string) string {
+	return `"` + strings.NewReplacer(`"`, `""`, `#(`, `#(#)(`).Replace(s) + `"`
+}
+
+const s3Secret = "-- credentials from the environment, a profile or the instance\nINSTALL httpfs; LOAD httpfs; INSTALL aws; LOAD aws;\nCREATE OR REPLACE SECRET (TYPE s3, PROVIDER credential_chain);\n"
+
+func (p place) duckdb() Snippet {
+	text, loc := "INSTALL delta; LOAD delta;\n", fileURL(p.location)
+	if p.remote {
+		text, loc = s3Secret+text, p.location
+	}
+	return Snippet{Tool: "DuckDB", Language: "sql",
+		Text: text + fmt.Sprintf("CREATE OR REPLACE VIEW %s AS SELECT * FROM delta_scan(%s);\nSELECT count(*) FROM %[1]s;", p.view, sqlText(loc)),
+		Note: "reads the newest version each time"}
+}
+
+// duckdbFiles lists the live files: good where the delta extension cannot be installed, until the next refresh.
+func (p place) duckdbFiles(files []LiveFile, version int64) Snippet {
+	out := Snippet{Tool: "DuckDB without the delta extension", Language: "sql", Note: fmt.Sprintf("reads version %d only: print it anew after a refresh", version)}
+	if len(files) == 0 {
+		out.Text = fmt.Sprintf("-- version %d of this table has no rows and no files", version)
+		return out
+	}
+	var list strings.Builder
+	for i, f := range files {
+		if i > 0 {
+			list.WriteString(",")
+		}
+		list.WriteString("\n  " + sqlText(f.Location))
+	}
+	if p.remote {
+		out.Text = s3Secret
+	}
+	out.Text += fmt.Sprintf("CREATE OR REPLACE VIEW %s AS SELECT * FROM read_parquet([%s\n], union_by_name = true);\nSELECT count(*) FROM %[1]s;", p.view, list.String())
+	return out
+}
+
+func (p place) spark() Snippet {
+	loc := p.location
+	note := "needs delta-spark (built into Databricks and Fabric)"
+	if p.remote {
+		loc = "s3a://" + strings.TrimPrefix(loc, "s3://")
+		note += "; on Databricks and EMR write s3:// instead of s3a://"
+	} else {
+		loc = fileURL(loc)
+	}
+	return Snippet{Tool: "Spark", Language: "sql",
+		Text: fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s USING DELTA LOCATION %s;\nSELECT count(*) FROM %[1]s;", p.view, sparkText(loc)), Note: note}
+}
+
+// fileURL is the file:// URL of a local path: DuckDB's delta_scan wants one, and Spark takes a bare path for one of its default file
+// system.
+func fileURL(path string) string {
+	path = filepath.ToSlash(path)
+	if !strings.HasPrefix(path, "/") {
+		path = "/" + path // C:/data
+	}
+	return "file://" + path
+}
+
+func (p place) powerBI() Snippet {
+	out := Snippet{Tool: "Power BI", Language: "m"}
+	if p.remote {
+		out.Text = "let\n    // the path of the OneLake shortcut to " + strings.ReplaceAll(p.location, "\n", " ") +
+			"\n    Source = AzureStorage.DataLake(\"https://onelake.dfs.fabric.microsoft.com/WORKSPACE/LAKEHOUSE.Lakehouse/Tables/" + p.view +
+			"\", [HierarchicalNavigation = true]),\n    Table = DeltaLake.Table(Source)\nin\n    Table"
+		out.Note = "Power BI has no connector for S3: make a OneLake shortcut to the location in a Fabric lakehouse (it shows up under Tables), and put its workspace and lakehouse in"
+		return out
+	}
+	out.Text = "let\n    Source = Folder.Contents(" + mText(p.location) + "),\n    Table = DeltaLake.Table(Source)\nin\n    Table"
+	out.Note = "Get data > Blank query > Advanced editor; a published report needs a gateway that reaches the folder"
+	return out
+}
+
+func (p place) pandas() Snippet {
+	return Snippet{Tool: "pandas", Language: "python",
+		Text: fmt.Sprintf("from deltalake import DeltaTable\n\ndf = DeltaTable(%s).to_pandas()", pyText(p.location)),
+		Note: "pip install deltalake pandas pyarrow" + p.s3Note()}
+}
+
+func (p place) polars() Snippet {
+	return Snippet{Tool: "Polars", Language: "python",
+		Text: fmt.Sprintf("import polars as pl\n\ndf = pl.read_delta(%s)", pyText(p.location)),
+		Note: "pip install polars deltalake" + p.s3Note()}
+}
+
+func (p place) s3Note() string {
+	if !p.remote {
+		return ""
+	}
+	return "; credentials come from the environment (AWS_ACCESS_KEY_ID, AWS_REGION, AWS_ENDPOINT_URL …)"
+}

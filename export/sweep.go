@@ -1,0 +1,131 @@
+package export
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"time"
+
+	"github.com/tablexport/tablexport/export/store"
+)
+
+// MinSweepAge is the least age at which something is swept.
+const MinSweepAge = time.Hour
+
+// SweepReport says what a sweep found.
+type SweepReport struct {
+	Found, Removed int
+	Bytes          int64 // of what was found
+	Uploads        int   // unfinished uploads that were dropped (temporary files, multipart uploads)
+}
+
+// partName matches partKey, and gives the run and its attempt.
+var partName = regexp.MustCompile(`^part-(.+-[0-9a-f]{8})-[0-9]{5,}\.zstd\.parquet$`)
+
+// Sweep removes data files that no log entry names and that are older than age (at least an hour, so that a
+// running refresh is never robbed), and uploads that were never finished.
+//
+// Only files that this package has named are touched: what another engine is about to publish is its own to clean up. A file
+// that any entry of the log names stays, live or replaced. The age of a run is that of its newest part; a run that goes on
+// writing is safe however long it takes, and one that sleeps longer than age is refused by its own Commit, not published in part.
+// A dry run only counts.
+func (d *Dataset) Sweep(ctx context.Context, age time.Duration, dryRun bool) (SweepReport, error) {
+	return d.sweep(ctx, time.Now(), max(age, MinSweepAge), dryRun)
+}
+
+func (d *Dataset) sweep(ctx context.Context, now time.Time, age time.Duration, dryRun bool) (SweepReport, error) {
+	// First the files, then the log: what is published in between is seen in the log.
+	runs, err := d.staged(ctx)
+	if err != nil {
+		return SweepReport{}, err
+	}
+	var report SweepReport
+	if len(runs) > 0 {
+		named, err := d.named(ctx)
+		if err != nil {
+			return report, err
+		}
+		limit := now.Add(-age)
+		for _, run := range runs {
+			if err := d.sweepRun(ctx, run, named, limit, dryRun, &report); err != nil {
+				return report, err
+			}
+		}
+	}
+	if dryRun {
+		return report, nil
+	}
+	swept, err := store.SweepUploads(ctx, d.b, "", age)
+	report.Uploads = swept.Uploads
+	if err != nil {
+		return report, fmt.Errorf("export: sweeping unfinished uploads: %w", err)
+	}
+	return report, nil
+}
+
+func (d *Dataset) sweepRun(ctx context.Context, run []store.Info, named map[string]bool, limit time.Time, dryRun bool, report *SweepReport) error {
+	for _, f := range run {
+		if named[f.Key] || f.Modified.After(limit) {
+			return nil // published, or still at work
+		}
+	}
+	for _, f := range run {
+		report.Found++
+		report.Bytes += f.Size
+		if dryRun {
+			continue
+		}
+		if err := d.b.Delete(ctx, f.Key); err != nil {
+			return fmt.Errorf("export: sweeping: %w", err)
+		}
+		report.Removed++
+	}
+	return nil
+}
+
+// staged are the parts in the dataset's directory by run and attempt. A run's parts are published together or not at all.
+func (d *Dataset) staged(ctx context.Context) (map[string][]store.Info, error) {
+	runs := map[string][]store.Info{}
+	for f, err := range d.b.List(ctx, "part-", "") {
+		if err != nil {
+			return nil, fmt.Errorf("export: looking for leftovers: %w", err)
+		}
+		if m := partName.FindStringSubmatch(f.Key); m != nil {
+			runs[m[1]] = append(runs[m[1]], f)
+		}
+	}
+	return runs, nil
+}
+
+// named are the keys that any entry of the log names.
+func (d *Dataset) named(ctx context.Context) (map[string]bool, error) {
+	// The snapshot refuses a log that we do not understand: then nothing is swept.
+	if _, err := d.log.Snapshot(ctx); err != nil {
+		return nil, err
+	}
+	entries, err := d.log.History(ctx, 0)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]bool{}
+	for _, e := range entries {
+		for _, a := range e.Actions {
+			var key string
+			var err error
+			switch {
+			case a.Add != nil:
+				key, err = a.Add.Key()
+			case a.Remove != nil:
+				key, err = a.Remove.Key()
+			default:
+				continue
+			}
+			if err != nil {
+				return nil, errors.Join(fmt.Errorf("export: version %d names a file that we cannot place: nothing is swept", e.Version), err)
+			}
+			out[key] = true
+		}
+	}
+	return out, nil
+}
