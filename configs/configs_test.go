@@ -24,6 +24,9 @@ func (p placed) Position() int { return p.at }
 // checks stand in for the filter and cron parsers: a "!" is wrong where it stands.
 var checks = configs.Checks{
 	Filter: func(text string) error {
+		if strings.Contains(text, "enrt_") {
+			return errors.New("bad: " + text) // as a parser may quote it
+		}
 		var errs []error
 		for i, r := range text {
 			if r == '!' {
@@ -115,6 +118,8 @@ func TestSecretsAreNotEchoed(t *testing.T) {
 		"secrets: {file: {path: " + canary + "}}",
 		"instances: {acme: {url: https://user:" + canary + "@acme.my.erp.net, token: " + canary + "}}",
 		"instances: {acme: {url: \"" + canary + "\nx: [",
+		"scopes: {a: {where: \"Store_Id eq '" + canary + "' !\"}}",
+		"jobs: {a: {select: [A, " + canary + "], path: x/" + canary + "}}",
 		"jobs: {a: {filter: '!" + canary + "', paging: {page_size: " + canary + "}}}",
 	} {
 		_, err := configs.Parse("t.yaml", []byte(text), checks)

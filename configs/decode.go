@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -299,18 +300,14 @@ func (d *decoder) inEnum(n ast.Node, text, key, tag string) {
 	if looksSecret(text) {
 		d.problem(position(n), key, "this looks like a secret, and secrets are never values in this file",
 			"remove it, revoke it if the file was shared, and keep it in the vault: tablexport tokens stage NAME")
+		d.problems[len(d.problems)-1].Secret = true
 	}
 }
 
-// looksSecret knows the prefixes that ERP.net, Vault, AWS and age give their secrets.
-func looksSecret(text string) bool {
-	for _, prefix := range []string{"enrt_", "hvs.", "hvb.", "AKIA", "AGE-SECRET-KEY-", "Bearer "} {
-		if len(text) > len(prefix)+8 && strings.HasPrefix(text, prefix) {
-			return true
-		}
-	}
-	return false
-}
+// secretForm is what ERP.net, Vault, AWS and age make their secrets look like, anywhere in a text: a filter may hold one as well.
+var secretForm = regexp.MustCompile(`\b(enrt_|hv[sb]\.|AKIA|AGE-SECRET-KEY-|Bearer )[A-Za-z0-9+/=_.~-]{9,}`)
+
+func looksSecret(text string) bool { return secretForm.MatchString(text) }
 
 // stringOf gives the text of a string scalar. Block scalars lose the line break at their end, which
 // nobody means in a filter.

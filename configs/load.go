@@ -19,18 +19,46 @@ type Checks struct {
 
 // Load reads and checks the file at path. The error is a Problems, or the reason why the file cannot be read.
 func Load(path string, checks Checks) (*Config, error) {
+	c, problems := LoadDraft(path, checks)
+	return whole(c, problems)
+}
+
+// LoadDraft is Load for a file that may have problems: beside them it returns what could be read, so that the rest of it
+// can be checked further. It is nil if nothing could be read. A draft is for looking at, never for acting on.
+func LoadDraft(path string, checks Checks) (*Config, Problems) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, Problems{{File: path, Text: "there is no such file", Hint: "write one with: tablexport init, or name another with -c"}}
 	}
 	if err != nil {
-		return nil, Problems{{File: path, Text: "cannot be read: " + err.Error()}}
+		return nil, Problems{{File: path, Text: "cannot be read: " + reason(err)}}
 	}
-	return Parse(path, data, checks)
+	return draft(path, data, checks)
+}
+
+// reason is why a file cannot be read, without its name, which is said already.
+func reason(err error) string {
+	var at *os.PathError
+	if errors.As(err, &at) {
+		return at.Err.Error()
+	}
+	return err.Error()
 }
 
 // Parse checks data as the content of the file at path.
 func Parse(path string, data []byte, checks Checks) (*Config, error) {
+	c, problems := draft(path, data, checks)
+	return whole(c, problems)
+}
+
+func whole(c *Config, problems Problems) (*Config, error) {
+	if len(problems) > 0 {
+		return nil, problems
+	}
+	return c, nil
+}
+
+func draft(path string, data []byte, checks Checks) (*Config, Problems) {
 	d := decoder{file: path, positions: map[string]Position{}, texts: map[string]string{}}
 	c := &Config{}
 	d.decode(data, c)
@@ -40,15 +68,13 @@ func Parse(path string, data []byte, checks Checks) (*Config, error) {
 		c.Path, c.Dir = path, filepath.Dir(path)
 	}
 	c.positions, c.texts, c.lines = d.positions, d.texts, strings.Split(string(data), "\n")
-	if d.positions[""] != (Position{}) { // the document could be read at all
-		v := validator{Config: c, dec: &d, checks: checks}
-		v.validate()
+	if d.positions[""] == (Position{}) { // the document could not be read at all
+		return nil, d.problems.Sorted()
 	}
-	if len(d.problems) > 0 {
-		return nil, d.problems.sorted()
-	}
+	v := validator{Config: c, dec: &d, checks: checks}
+	v.validate()
 	c.applyDefaults()
-	return c, nil
+	return c, d.problems.Sorted()
 }
 
 // Position is where a key's value stands in the file; ok is false for keys that are not written there.

@@ -18,6 +18,9 @@ type Problem struct {
 	Key  string // dotted path: "jobs.order-lines.filter"; "" for the file as a whole
 	Text string // what is wrong; never a value that could be a secret
 	Hint string // what to write instead; may be empty
+
+	// Secret says that the value at this place looks like a secret: whatever else is wrong with it must not be said by quoting it.
+	Secret bool
 }
 
 // Error gives the problem on one line: file:line:column: key: text; hint.
@@ -52,7 +55,8 @@ func (ps Problems) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-func (ps Problems) sorted() Problems {
+// Sorted puts the problems into the order of the file, and returns them.
+func (ps Problems) Sorted() Problems {
 	slices.SortStableFunc(ps, func(a, b *Problem) int {
 		if a.Line != b.Line {
 			return a.Line - b.Line

@@ -122,7 +122,7 @@ func (v *validator) instance(key string, i Instance) {
 				"give url the host that serves the Table API")
 		}
 	}
-	if i.Token != "" && (!tokenName.MatchString(i.Token) || len(i.Token) > 128) {
+	if i.Token != "" && !looksSecret(i.Token) && (!tokenName.MatchString(i.Token) || len(i.Token) > 128) {
 		v.at(key+".token", "not a token's name", "write a name such as bi/acme-reader: lower-case letters, digits, - _ . and /")
 	}
 }
@@ -237,7 +237,7 @@ func (v *validator) reference(key, name, what string, known []string) {
 
 // text runs a check over a text value and places each of its errors, inside the text where the error knows where.
 func (v *validator) text(key, text string, check func(string) error) {
-	if check == nil {
+	if check == nil || looksSecret(text) { // reported already; a check would quote it
 		return
 	}
 	err := check(text)

@@ -153,7 +153,15 @@ func compareStat(log, file any) int {
 	case int64:
 		return compareNumber(log, new(big.Rat).SetInt64(v))
 	case float64:
-		return compareNumber(log, new(big.Rat).SetFloat64(v))
+		n, ok := log.(json.Number)
+		if !ok {
+			return 0
+		}
+		f, err := n.Float64() // the log has the shortest text that reads back as the same number
+		if err != nil {
+			return 0
+		}
+		return cmp.Compare(f, v)
 	case parquet.Decimal:
 		r, _ := new(big.Rat).SetString(string(v))
 		return compareNumber(log, r)

@@ -1,0 +1,278 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tablexport/tablexport/export"
+	"github.com/tablexport/tablexport/export/delta"
+)
+
+func datasetsCommand(g *globals) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "datasets",
+		Short: "List, show, open and verify what was published",
+		Example: `  tablexport datasets list
+  tablexport datasets show order-lines`,
+	}
+	list := &cobra.Command{
+		Use:     "list",
+		Short:   "List the datasets of the configuration's jobs",
+		Example: "  tablexport datasets list",
+		Args:    cobra.NoArgs,
+		RunE:    func(c *cobra.Command, _ []string) error { return g.listDatasets(c.Context()) },
+	}
+	var limit int
+	show := &cobra.Command{
+		Use:               "show JOB",
+		Short:             "Show a dataset: columns, files, versions and the evidence of each",
+		Example:           "  tablexport datasets show order-lines\n  tablexport datasets show order-lines --json | jq .versions[0].evidence",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: g.completeJobs,
+		RunE:              func(c *cobra.Command, args []string) error { return g.showDataset(c.Context(), args[0], limit) },
+	}
+	show.Flags().IntVarP(&limit, "versions", "n", 10, "how many `versions`")
+	c.AddCommand(list, show, diffCommand(g), &cobra.Command{
+		Use:               "sql JOB",
+		Short:             "Print ready-to-paste text that opens the dataset in DuckDB, Spark, Power BI and pandas",
+		Example:           "  tablexport datasets sql order-lines",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: g.completeJobs,
+		RunE:              func(c *cobra.Command, args []string) error { return g.snippets(c.Context(), args[0]) },
+	}, &cobra.Command{
+		Use:   "verify [JOB...]",
+		Short: "Read every file again and hold it against the log",
+		Long: `Read every live file of the datasets again and hold it against the log: size, rows, schema, every page, statistics. Without
+arguments all datasets of the configuration are verified. Exit code 8 when something is not as the log says.`,
+		Example:           "  tablexport datasets verify\n  tablexport datasets verify order-lines",
+		ValidArgsFunction: g.completeJobs,
+		RunE:              func(c *cobra.Command, args []string) error { return g.verifyDatasets(c.Context(), args) },
+	})
+	return c
+}
+
+// datasetView is a dataset in a list.
+type datasetView struct {
+	Job      string `json:"job"`
+	Location string `json:"location"`
+	Version  int64  `json:"version"` // -1: nothing was published yet
+	Rows     int64  `json:"rows"`
+	Files    int    `json:"files"`
+	Bytes    int64  `json:"bytes"`
+	Updated  string `json:"updated,omitempty"`
+	Scope    string `json:"scope,omitempty"`
+}
+
+func (g *globals) listDatasets(ctx context.Context) error {
+	a, err := g.open()
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	rows := [][]string{{"JOB", "VERSION", "ROWS", "SIZE", "AGE", "SCOPE", "LOCATION"}}
+	var failed []error
+	for _, name := range a.cfg.JobNames() {
+		view, updated, err := a.viewDataset(ctx, name)
+		if err != nil {
+			failed = append(failed, fmt.Errorf("dataset of %s: %w", name, err))
+			continue
+		}
+		if g.json {
+			if err := g.emit(view, nil); err != nil {
+				return err
+			}
+			continue
+		}
+		if view.Version < 0 {
+			rows = append(rows, []string{name, "-", "-", "-", "never", "-", view.Location})
+			continue
+		}
+		rows = append(rows, []string{name, fmt.Sprint(view.Version), count(view.Rows), size(view.Bytes), updated, view.Scope, view.Location})
+	}
+	if !g.json {
+		g.table(rows)
+	}
+	return firstOf(failed)
+}
+
+func (a *app) viewDataset(ctx context.Context, name string) (view datasetView, updated string, err error) {
+	d, err := a.dataset(ctx, name)
+	if err != nil {
+		return view, "", err
+	}
+	view = datasetView{Job: name, Location: d.Location(), Version: -1}
+	s, err := d.Snapshot(ctx)
+	if err != nil || s.Version < 0 {
+		return view, "", err
+	}
+	files, err := d.Files(ctx)
+	if err != nil {
+		return view, "", err
+	}
+	view.Version, view.Files, view.Updated = s.Version, len(files), s.Timestamp.UTC().Format("2006-01-02T15:04:05Z")
+	for _, f := range files {
+		view.Rows += max(f.Rows, 0)
+		view.Bytes += f.Size
+	}
+	if history, err := d.History(ctx, 1); err == nil && len(history) == 1 {
+		view.Scope = strings.TrimSpace(history[0].Scope.Name + " (" + string(history[0].Scope.Enforcement) + ")")
+	}
+	return view, age(s.Timestamp), nil
+}
+
+func (g *globals) showDataset(ctx context.Context, name string, limit int) error {
+	a, err := g.open()
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	d, err := a.dataset(ctx, name)
+	if err != nil {
+		return err
+	}
+	schema, err := d.Schema(ctx)
+	if err != nil {
+		return notPublished(err, name)
+	}
+	files, err := d.Files(ctx)
+	if err != nil {
+		return err
+	}
+	history, err := d.History(ctx, limit)
+	if err != nil {
+		return err
+	}
+	columns := make([]map[string]string, schema.NumFields())
+	head := [][]string{{"COLUMN", "TYPE", "MEANING"}}
+	for i, f := range schema.Fields() {
+		comment, _ := f.Metadata.GetValue("comment")
+		columns[i] = map[string]string{"name": f.Name, "type": f.Type.String(), "comment": comment}
+		head = append(head, []string{f.Name, f.Type.String(), comment})
+	}
+	all := map[string]any{"job": name, "location": d.Location(), "columns": columns, "files": files, "versions": history}
+	return g.emit(all, func() {
+		g.printf("%s at %s\n\n", name, d.Location())
+		g.table(head)
+		g.printf("\n")
+		rows := [][]string{{"FILE", "ROWS", "SIZE"}}
+		for _, f := range files {
+			rows = append(rows, []string{f.Key, count(f.Rows), size(f.Size)})
+		}
+		g.table(rows)
+		g.printf("\n")
+		g.printVersions(history)
+	})
+}
+
+func (g *globals) printVersions(history []export.Version) {
+	rows := [][]string{{"VERSION", "PUBLISHED", "ROWS", "FILES", "SCOPE", "EVIDENCE"}}
+	for _, v := range history {
+		evidence := "by another engine: " + v.Operation
+		if ev := v.Evidence; ev != nil {
+			evidence = fmt.Sprintf("%s, order %s, %d pages, %d requests, end by %s", ev.Paging, ev.Order, ev.Pages, ev.Requests, ev.End)
+			if ev.CountAfter != nil {
+				evidence += fmt.Sprintf(", count %s", count(*ev.CountAfter))
+			}
+		}
+		rows = append(rows, []string{fmt.Sprint(v.Version), stamp(v.Timestamp), count(v.Rows), fmt.Sprint(v.Files),
+			fmt.Sprintf("%s (%s)", v.Scope.Name, v.Scope.Enforcement), evidence})
+		for _, line := range v.SchemaDiff {
+			rows = append(rows, []string{"", "", "", "", "", "schema " + line})
+		}
+	}
+	g.table(rows)
+}
+
+// notPublished says what to do about a dataset without a version.
+func notPublished(err error, job string) error {
+	if errors.Is(err, delta.ErrNoVersion) {
+		return fmt.Errorf("the dataset of %s has no version yet; publish one with: tablexport run %s (%w)", job, job, err)
+	}
+	return err
+}
+
+func (g *globals) snippets(ctx context.Context, name string) error {
+	a, err := g.open()
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	d, err := a.dataset(ctx, name)
+	if err != nil {
+		return err
+	}
+	all, err := d.Snippets(ctx)
+	if err != nil {
+		return notPublished(err, name)
+	}
+	for _, s := range all {
+		if err := g.emit(s, func() {
+			g.printf("── %s\n", s.Tool)
+			if s.Note != "" {
+				g.printf("   (%s)\n", s.Note)
+			}
+			g.printf("\n%s\n\n", strings.TrimRight(s.Text, "\n"))
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// damagedError says that published files are not what the log says.
+type damagedError struct{ jobs []string }
+
+func (e *damagedError) Error() string {
+	return "not as the log says: " + strings.Join(e.jobs, ", ") + "; publish anew with: tablexport run " + strings.Join(e.jobs, " ")
+}
+
+func (g *globals) verifyDatasets(ctx context.Context, args []string) error {
+	a, err := g.open()
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	names, err := a.jobNames(args, len(args) == 0)
+	if err != nil {
+		return err
+	}
+	var failed []error
+	damaged := &damagedError{}
+	for _, name := range names {
+		d, err := a.dataset(ctx, name)
+		if err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		report, err := d.Verify(ctx)
+		if errors.Is(err, delta.ErrNoVersion) && len(args) == 0 {
+			g.printf("%s: nothing was published yet\n", name)
+			continue
+		}
+		if err != nil {
+			failed = append(failed, fmt.Errorf("dataset of %s: %w", name, notPublished(err, name)))
+			continue
+		}
+		if len(report.Problems) > 0 {
+			damaged.jobs = append(damaged.jobs, name)
+		}
+		if err := g.emit(map[string]any{"job": name, "version": report.Version, "files": report.Files, "rows": report.Rows, "bytes": report.Bytes, "problems": slices.Concat([]string{}, report.Problems)}, func() {
+			verdict := "as the log says"
+			if n := len(report.Problems); n > 0 {
+				verdict = fmt.Sprintf("%d PROBLEM(S)\n  %s", n, strings.Join(report.Problems, "\n  "))
+			}
+			g.printf("%s: version %d, %d file(s), %s rows, %s read again: %s\n", name, report.Version, report.Files, count(report.Rows), size(report.Bytes), verdict)
+		}); err != nil {
+			return err
+		}
+	}
+	if len(damaged.jobs) > 0 {
+		failed = append(failed, damaged)
+	}
+	return firstOf(failed)
+}

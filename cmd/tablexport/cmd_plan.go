@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tablexport/tablexport/jobs"
+	"github.com/tablexport/tablexport/jobs/schedule"
+	"github.com/tablexport/tablexport/odata/edm"
+)
+
+func planCommand(g *globals) *cobra.Command {
+	var online bool
+	c := &cobra.Command{
+		Use:   "plan JOB",
+		Short: "Show what a run would ask, of whom, under which scope",
+		Long: `Show what a run would ask, of whom, under which scope, and into which columns. Nothing is read or published.
+
+The job is checked against the built-in table model, or with --online against the instance's own $metadata. What the
+Table API's filter dialect does not take is refused here, with the column, the operator and what would work.`,
+		Example:           "  tablexport plan order-lines\n  tablexport plan order-lines --online   # with the row count, if the server gives one",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: g.completeJobs,
+		RunE:              func(c *cobra.Command, args []string) error { return g.plan(c.Context(), args[0], online) },
+	}
+	c.Flags().BoolVar(&online, "online", false, "ask the instance: its own metadata, row count, way of paging")
+	return c
+}
+
+// planView is a plan as --json prints it.
+type planView struct {
+	Job      string   `json:"job"`
+	Instance string   `json:"instance"`
+	Host     string   `json:"host"`
+	Token    string   `json:"token"`
+	Table    string   `json:"table"`
+	Key      []string `json:"key"`
+	Publish  []string `json:"publish"`
+	Fetch    []string `json:"fetch"`
+	Query    string   `json:"query"`
+	Scope    any      `json:"scope"`
+	Paging   string   `json:"paging"`
+	Why      string   `json:"pagingReason"`
+	PageSize int      `json:"pageSize"`
+	Dataset  string   `json:"dataset"`
+	Rows     *int64   `json:"rows,omitempty"`
+	Next     string   `json:"next,omitempty"`
+	Notes    []string `json:"notes,omitempty"`
+}
+
+func (g *globals) plan(ctx context.Context, name string, online bool) error {
+	a, err := g.open()
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	job, err := a.job(name)
+	if err != nil {
+		return err
+	}
+	i, err := a.instance(job.Instance)
+	if err != nil {
+		return err
+	}
+	model := edm.Embedded()
+	session := i.Client.Open(nil) // without a credential: it can choose and describe, not ask
+	if online {
+		var done func()
+		if session, done, err = a.session(ctx, job.Instance, "plan"); err != nil {
+			return err
+		}
+		defer done()
+		if model, err = session.Metadata(ctx); err != nil {
+			return err
+		}
+	}
+	plan, err := jobs.NewPlan(job, model)
+	if err != nil {
+		return a.located(err)
+	}
+	bucket, err := a.bucket(ctx, job.Store)
+	if err != nil {
+		return err
+	}
+	paging, why := session.Choose(plan.Query())
+	view := planView{Job: name, Instance: job.Instance, Host: i.Client.Host(), Token: i.Token, Table: plan.Table.Name, Key: plan.Table.Key,
+		Publish: plan.Publish, Fetch: plan.Fetch, Query: plan.Text(), Scope: plan.Scope.Stamp(), Paging: string(paging), Why: why,
+		PageSize: job.PageSize, Dataset: bucket.Location(job.Path), Notes: plan.Notes}
+	if online {
+		if n, ok, err := session.Count(ctx, plan.Query()); err != nil {
+			return err
+		} else if ok {
+			view.Rows = &n
+		}
+	}
+	if s := a.cfg.Jobs[name].Schedule; s != nil {
+		sched, err := schedule.Parse(s.Cron, s.Zone)
+		if err != nil {
+			return err
+		}
+		view.Next = sched.Next(time.Now()).Format(time.RFC3339)
+	}
+	return g.emit(view, func() { g.printPlan(view, plan) })
+}
+
+func (g *globals) printPlan(v planView, plan *jobs.Plan) {
+	g.printf("job       %s\nask       %s (%s), token %s\ntable     %s", v.Job, v.Instance, v.Host, v.Token, v.Table)
+	if len(v.Key) > 0 {
+		g.printf(", key %s", strings.Join(v.Key, ", "))
+	}
+	g.printf("\npublish   %d columns: %s\n", len(v.Publish), strings.Join(v.Publish, ", "))
+	if extra := v.Fetch[len(v.Publish):]; len(extra) > 0 {
+		g.printf("          and read, for the scope only: %s\n", strings.Join(extra, ", "))
+	}
+	if !plan.Filter.Empty() {
+		g.printf("filter    %s\n", plan.Filter.Render())
+	}
+	stamp := plan.Scope.Stamp()
+	g.printf("scope     %s, %s\n", stamp.Name, stamp.Enforcement)
+	g.printf("paging    %s, %s rows a page: %s\n", v.Paging, count(int64(v.PageSize)), v.Why)
+	g.printf("into      %s\n", v.Dataset)
+	if v.Rows != nil {
+		g.printf("rows      %s now\n", count(*v.Rows))
+	}
+	if v.Next != "" {
+		g.printf("next      %s\n", v.Next)
+	}
+	for _, n := range v.Notes {
+		g.printf("note      %s\n", n)
+	}
+}

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tablexport/tablexport/jobs"
+)
+
+func runCommand(g *globals) *cobra.Command {
+	var all, acceptSchema bool
+	var parallel int
+	c := &cobra.Command{
+		Use:   "run JOB...",
+		Short: "Refresh the datasets of jobs, now",
+		Long: `Refresh the datasets of jobs, now.
+
+Each job borrows its token from the vault (audited), reads its table, proves that no row was lost and that every row is
+inside its scope, and publishes the new version at once. If anything is wrong, the previous version stands.
+
+When several jobs are named, one that fails does not stop the others; the exit code is that of the first failure.`,
+		Example: `  tablexport run order-lines
+  tablexport run --all --json
+  tablexport run order-lines --accept-schema    # publish although columns went or changed type`,
+		ValidArgsFunction: g.completeJobs,
+		RunE: func(c *cobra.Command, args []string) error {
+			return g.run(c.Context(), args, all, acceptSchema, parallel)
+		},
+	}
+	c.Flags().BoolVar(&all, "all", false, "run every job of the configuration")
+	c.Flags().BoolVar(&acceptSchema, "accept-schema", false, "publish although columns went, changed type or became stricter")
+	c.Flags().IntVar(&parallel, "parallel", 1, "`jobs` at the same time; the instance's own limits hold all the same")
+	return c
+}
+
+func (g *globals) run(ctx context.Context, args []string, all, acceptSchema bool, parallel int) error {
+	a, err := g.open()
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	names, err := a.jobNames(args, all)
+	if err != nil {
+		return err
+	}
+	if parallel < 1 || parallel > 64 {
+		return usagef("--parallel takes a whole number from 1 to 64")
+	}
+	runner, err := a.runner(ctx, names)
+	if err != nil {
+		return err
+	}
+	errs := make([]error, len(names))
+	show := g.newProgress(len(names) == 1 || parallel == 1)
+	var group errgroup.Group
+	group.SetLimit(parallel)
+	for i, name := range names {
+		group.Go(func() error {
+			errs[i] = a.runOne(ctx, runner, name, acceptSchema, show)
+			return nil
+		})
+	}
+	_ = group.Wait() // the functions return no error: one job must not stop another
+	return firstOf(errs)
+}
+
+func (a *app) runOne(ctx context.Context, runner *jobs.Runner, name string, acceptSchema bool, show *progress) error {
+	job, err := a.job(name)
+	if err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("job %s was not started: %w", name, err)
+	}
+	result, err := runner.Run(ctx, jobs.Request{Job: job, AcceptSchema: acceptSchema, Progress: show.update})
+	show.end()
+	if err != nil {
+		return a.located(err)
+	}
+	return a.emit(result, func() { a.printResult(result) })
+}
+
+func (g *globals) printResult(r jobs.Result) {
+	ev := r.Evidence
+	g.printf("%s: version %d, %s rows in %d file(s), %s, %.1fs\n", r.Job, r.Version, count(r.Rows), r.Files, size(r.Bytes), r.Seconds)
+	g.printf("  table     %s\n  dataset   %s\n", r.Table, r.Dataset)
+	scope := r.Scope.Name + ", " + string(r.Scope.Enforcement)
+	if len(r.Scope.Delegated) > 0 {
+		scope += " (by the server alone: " + strings.Join(r.Scope.Delegated, ", ") + ")"
+	}
+	g.printf("  scope     %s\n", scope)
+	proof := fmt.Sprintf("%s paging, order %s, end seen by %s", ev.Paging, ev.Order, ev.End)
+	if ev.CountBefore != nil && ev.CountAfter != nil {
+		proof += fmt.Sprintf(", count %s before and %s after", count(*ev.CountBefore), count(*ev.CountAfter))
+	}
+	if ev.Confirmed {
+		proof += ", confirmed by a second pass"
+	}
+	if ev.Attempts > 1 {
+		proof += fmt.Sprintf(", scan %d", ev.Attempts)
+	}
+	g.printf("  complete  %s (%d requests)\n", proof, ev.Requests)
+	for _, change := range r.Schema {
+		g.printf("  schema    %s\n", change)
+	}
+}
+
+// firstOf joins the errors of several jobs; the first decides the exit code.
+func firstOf(errs []error) error {
+	errs = slices.DeleteFunc(slices.Clone(errs), func(err error) bool { return err == nil })
+	switch len(errs) {
+	case 0:
+		return nil
+	case 1:
+		return errs[0]
+	}
+	return &several{errs: errs}
+}

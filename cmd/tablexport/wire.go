@@ -1,0 +1,370 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tablexport/tablexport/configs"
+	"github.com/tablexport/tablexport/export"
+	"github.com/tablexport/tablexport/export/store"
+	"github.com/tablexport/tablexport/export/store/filestore"
+	"github.com/tablexport/tablexport/export/store/s3store"
+	"github.com/tablexport/tablexport/jobs"
+	"github.com/tablexport/tablexport/jobs/ledger"
+	"github.com/tablexport/tablexport/jobs/schedule"
+	"github.com/tablexport/tablexport/odata"
+	"github.com/tablexport/tablexport/odata/filter"
+	"github.com/tablexport/tablexport/secrets"
+	"github.com/tablexport/tablexport/secrets/audit"
+	"github.com/tablexport/tablexport/secrets/filevault"
+	"github.com/tablexport/tablexport/secrets/hashivault"
+)
+
+// app joins a configuration with the parts that it names. Parts are made when they are first asked for, and
+// closed together. This file is the only one that knows every concrete type.
+type app struct {
+	*globals
+	cfg *configs.Config
+
+	mu        sync.Mutex
+	log       *audit.Log
+	runs      *ledger.Ledger
+	vault     secrets.Vault
+	instances map[string]jobs.Instance
+	buckets   map[string]store.Bucket
+}
+
+// open loads and checks the configuration.
+func (g *globals) open() (*app, error) {
+	cfg, err := configs.Load(g.config, configChecks)
+	if err != nil {
+		return nil, err
+	}
+	return g.app(cfg), nil
+}
+
+func (g *globals) app(cfg *configs.Config) *app {
+	return &app{globals: g, cfg: cfg, instances: map[string]jobs.Instance{}, buckets: map[string]store.Bucket{}}
+}
+
+// configChecks lends the configuration the parsers that it may not import.
+var configChecks = configs.Checks{
+	Filter: func(text string) error {
+		err := filter.CheckSyntax(text)
+		var problems filter.Problems
+		if !errors.As(err, &problems) {
+			return err
+		}
+		var placed []error
+		for _, p := range problems {
+			placed = append(placed, placedProblem{p})
+		}
+		return errors.Join(placed...)
+	},
+	Cron: func(cron, zone string) error {
+		_, err := schedule.Parse(cron, zone)
+		return err
+	},
+}
+
+// placedProblem tells the configuration where in a filter's text a problem stands.
+type placedProblem struct{ *filter.Problem }
+
+func (p placedProblem) Position() int { return p.Offset }
+func (p placedProblem) Error() string { return withHint(p.Text, p.Hint) }
+
+func withHint(text, hint string) string {
+	if hint == "" {
+		return text
+	}
+	return text + "; " + hint
+}
+
+// close closes what was opened, in the reverse order of use.
+func (a *app) close() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, b := range a.buckets {
+		_ = b.Close() // every upload has ended by now, one way or the other
+	}
+	if a.vault != nil {
+		_ = a.vault.Close()
+	}
+	if a.runs != nil {
+		_ = a.runs.Close()
+	}
+	if a.log != nil {
+		_ = a.log.Close()
+	}
+}
+
+// stateDir is where ledger and audit log are: --state, or .tablexport beside the configuration.
+func (a *app) stateDir() string {
+	if a.state != "" {
+		return a.state
+	}
+	return filepath.Join(a.cfg.Dir, ".tablexport")
+}
+
+func (a *app) auditDir() string { return filepath.Join(a.stateDir(), "audit") }
+
+func (a *app) audit() (*audit.Log, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.log == nil {
+		log, err := audit.Open(a.auditDir())
+		if err != nil {
+			return nil, err
+		}
+		a.log = log
+	}
+	return a.log, nil
+}
+
+func (a *app) ledger(ctx context.Context) (*ledger.Ledger, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.runs == nil {
+		l, err := ledger.Open(ctx, filepath.Join(a.stateDir(), "ledger.db"))
+		if err != nil {
+			return nil, err
+		}
+		if _, err := l.Interrupt(ctx, jobs.Alive); err != nil {
+			return nil, errors.Join(err, l.Close())
+		}
+		a.runs = l
+	}
+	return a.runs, nil
+}
+
+// keeper is the only way to a token.
+func (a *app) keeper() (*secrets.Keeper, error) {
+	log, err := a.audit()
+	if err != nil {
+		return nil, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.vault == nil {
+		if a.vault, err = a.openVault(); err != nil {
+			return nil, err
+		}
+	}
+	return secrets.NewKeeper(a.vault, log, a.cfg.Environment, actor()), nil
+}
+
+func (a *app) openVault() (secrets.Vault, error) {
+	if f := a.cfg.Secrets.File; f != nil {
+		return filevault.Open(filevault.Options{File: a.cfg.Resolve(f.Path), IdentityFile: a.cfg.Resolve(f.IdentityFile)})
+	}
+	v := a.cfg.Secrets.Vault
+	options := hashivault.Options{Address: v.Address, Mount: v.Mount, Prefix: v.Prefix, Namespace: v.Namespace, CAFile: a.cfg.Resolve(v.CAFile)}
+	if v.Auth.AppRole != nil {
+		options.Auth.AppRole = &hashivault.AppRole{RoleIDFile: a.cfg.Resolve(v.Auth.AppRole.RoleIDFile),
+			SecretIDFile: a.cfg.Resolve(v.Auth.AppRole.SecretIDFile), Mount: v.Auth.AppRole.Mount}
+	} else {
+		options.Auth.TokenFile = a.cfg.Resolve(v.Auth.TokenFile)
+	}
+	return hashivault.Open(options)
+}
+
+// actor names who acts, for the audit log: the user of this machine's account.
+func actor() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	if u, err := user.Current(); err == nil {
+		return u.Username + "@" + host
+	}
+	return fmt.Sprintf("uid-%d@%s", os.Getuid(), host)
+}
+
+// instance gives the one client that this process has for an instance.
+func (a *app) instance(name string) (jobs.Instance, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if i, ok := a.instances[name]; ok {
+		return i, nil
+	}
+	c, ok := a.cfg.Instances[name]
+	if !ok {
+		return jobs.Instance{}, usagef("there is no instance %q in %s; %s", name, a.config, a.cfg.SuggestInstance(name))
+	}
+	client, err := odata.NewClient(odata.Options{
+		Name: name, URL: c.URL, TableAPI: c.TableAPI, Sandbox: a.cfg.Environment == configs.Sandbox, CAFile: a.cfg.Resolve(c.CAFile),
+		Concurrency: c.Concurrency, RequestsPerMinute: c.RequestsPerMinute, UserAgent: "tablexport/" + buildVersion(), Logger: a.logger(),
+		ConnectTimeout: c.Timeouts.Connect.Or(0), HeaderTimeout: c.Timeouts.Header.Or(0), IdleTimeout: c.Timeouts.Idle.Or(0),
+	})
+	if err != nil {
+		return jobs.Instance{}, err
+	}
+	i := jobs.Instance{Name: name, Client: client, Token: c.Token}
+	a.instances[name] = i
+	return i, nil
+}
+
+// session borrows the instance's token for a purpose other than a run. Call the returned function when done.
+func (a *app) session(ctx context.Context, name, purpose string) (*odata.Session, func(), error) {
+	i, err := a.instance(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	keeper, err := a.keeper()
+	if err != nil {
+		return nil, nil, err
+	}
+	lease, err := keeper.Lease(ctx, secrets.LeaseRequest{Name: i.Token, Instance: i.Name, Host: i.Client.Host(), Purpose: purpose})
+	if err != nil {
+		return nil, nil, err
+	}
+	return i.Client.Open(lease), func() {
+		if err := lease.Close(context.WithoutCancel(ctx)); err != nil {
+			a.logger().Warn("the end of a loan could not be audited", "token", i.Token, "error", err)
+		}
+	}, nil
+}
+
+// bucket gives the one bucket that this process has for a store.
+func (a *app) bucket(ctx context.Context, name string) (store.Bucket, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if b, ok := a.buckets[name]; ok {
+		return b, nil
+	}
+	s, ok := a.cfg.Stores[name]
+	if !ok {
+		return nil, usagef("there is no store %q in %s", name, a.config)
+	}
+	var b store.Bucket
+	var err error
+	if s.File != nil {
+		b, err = filestore.Open(a.cfg.Resolve(s.File.Path))
+	} else {
+		b, err = s3store.Open(ctx, s3store.Options{
+			Bucket: s.S3.Bucket, Prefix: s.S3.Prefix, Region: s.S3.Region, Endpoint: s.S3.Endpoint, PathStyle: s.S3.PathStyle,
+			SSE: s.S3.SSE, KMSKeyID: s.S3.KMSKeyID, StorageClass: s.S3.StorageClass, CAFile: a.cfg.Resolve(s.S3.CAFile),
+		})
+	}
+	if err != nil {
+		return nil, err
+	}
+	a.buckets[name] = b
+	return b, nil
+}
+
+// dataset opens a job's dataset.
+func (a *app) dataset(ctx context.Context, job string) (*export.Dataset, error) {
+	j, ok := a.cfg.Jobs[job]
+	if !ok {
+		return nil, a.noJob(job)
+	}
+	b, err := a.bucket(ctx, j.Store)
+	if err != nil {
+		return nil, err
+	}
+	return export.Open(b, j.Path), nil
+}
+
+func (a *app) noJob(name string) error {
+	return usagef("there is no job %q in %s; %s", name, a.config, a.cfg.SuggestJob(name))
+}
+
+// job is a configured job as package jobs knows it.
+func (a *app) job(name string) (jobs.Job, error) {
+	j, ok := a.cfg.Jobs[name]
+	if !ok {
+		return jobs.Job{}, a.noJob(name)
+	}
+	s := a.cfg.Scopes[j.Scope]
+	return jobs.Job{
+		Name: name, Description: j.Description, Instance: j.Instance, Table: j.Table, Select: j.Select, Filter: j.Filter,
+		ScopeName: j.Scope, Where: s.Where, Unrestricted: s.Unrestricted, Delegated: j.Delegated,
+		Paging: odata.Paging(j.Paging.Mode), PageSize: j.Paging.PageSize, Store: j.Store, Path: j.Path,
+	}, nil
+}
+
+// runner joins everything that a run needs, for the named jobs.
+func (a *app) runner(ctx context.Context, names []string) (*jobs.Runner, error) {
+	keeper, err := a.keeper()
+	if err != nil {
+		return nil, err
+	}
+	log, err := a.audit()
+	if err != nil {
+		return nil, err
+	}
+	runs, err := a.ledger(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r := &jobs.Runner{Keeper: keeper, Audit: log, Ledger: runs, Instances: map[string]jobs.Instance{}, Bucket: a.bucket,
+		Logger: a.logger(), Actor: actor(), Engine: "tablexport/" + buildVersion(), SweepAge: 24 * time.Hour}
+	for _, name := range names {
+		instance := a.cfg.Jobs[name].Instance
+		if r.Instances[instance], err = a.instance(instance); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+// located places the problems of a plan in the configuration file.
+func (a *app) located(err error) error {
+	var plan *jobs.PlanError
+	if !errors.As(err, &plan) {
+		return err
+	}
+	var problems configs.Problems
+	for _, p := range plan.Problems {
+		key := "jobs." + plan.Job + "." + p.Field
+		if p.Field == "where" {
+			key = "scopes." + a.cfg.Jobs[plan.Job].Scope + ".where"
+		}
+		problem := a.cfg.ProblemInside(key, p.Offset, p.Text, p.Hint)
+		problem.File = a.config // as it was named
+		if !slices.ContainsFunc(problems, func(q *configs.Problem) bool { return q.Error() == problem.Error() }) {
+			problems = append(problems, problem)
+		}
+	}
+	return problems
+}
+
+// jobNames checks names given on the command line, or gives all.
+func (a *app) jobNames(args []string, all bool) ([]string, error) {
+	switch {
+	case all && len(args) > 0:
+		return nil, usagef("name jobs or write --all, not both")
+	case all:
+		args = a.cfg.JobNames()
+	}
+	if len(args) == 0 {
+		return nil, usagef("name at least one job, or write --all; the jobs are: %s", strings.Join(a.cfg.JobNames(), ", "))
+	}
+	for _, name := range args {
+		if _, ok := a.cfg.Jobs[name]; !ok {
+			return nil, a.noJob(name)
+		}
+	}
+	return args, nil
+}
+
+// completeJobs offers the configuration's jobs to a shell; one that cannot be read has none to offer.
+func (g *globals) completeJobs(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	cfg, _ := configs.LoadDraft(g.config, configs.Checks{})
+	if cfg == nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	names := slices.DeleteFunc(cfg.JobNames(), func(name string) bool { return slices.Contains(args, name) })
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
