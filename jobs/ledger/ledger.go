@@ -59,9 +59,6 @@ type Run struct {
 	Ended       time.Time `json:"ended,omitzero"`
 }
 
-// ErrNotFound says that there is no run of that id.
-var ErrNotFound = errors.New("ledger: no such run")
-
 // Ledger is an open file. It is safe for concurrent use, by several processes too.
 type Ledger struct {
 	db   *sql.DB
@@ -69,30 +66,30 @@ type Ledger struct {
 }
 
 // Open opens the file at path, creates it (0600, its directory 0700) if it is not there, and brings its tables up to date.
+// What the errors mean is in [ErrFull] and the others beside it.
 func Open(ctx context.Context, path string) (*Ledger, error) {
+	l := &Ledger{path: path}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, fmt.Errorf("ledger: %w", err)
+		return nil, l.fail("open", err)
 	}
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("ledger: %w", err)
+		return nil, l.fail("open", err)
 	}
 	if err := f.Close(); err != nil {
-		return nil, fmt.Errorf("ledger: %w", err)
+		return nil, l.fail("open", err)
 	}
 	// _txlock=immediate: a deferred transaction that turns into a write fails at once under contention instead of waiting.
 	dsn := url.URL{Scheme: "file", Opaque: (&url.URL{Path: filepath.ToSlash(path)}).EscapedPath(), RawQuery: url.Values{
 		"_txlock": {"immediate"},
 		"_pragma": {"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)"},
 	}.Encode()}
-	db, err := sql.Open("sqlite", dsn.String())
-	if err != nil {
-		return nil, fmt.Errorf("ledger: open %s: %w", path, err)
+	if l.db, err = sql.Open("sqlite", dsn.String()); err != nil {
+		return nil, l.fail("open", err)
 	}
-	db.SetMaxOpenConns(4)
-	l := &Ledger{db: db, path: path}
+	l.db.SetMaxOpenConns(4)
 	if err := l.migrate(ctx); err != nil {
-		return nil, errors.Join(err, db.Close())
+		return nil, errors.Join(err, l.db.Close())
 	}
 	return l, nil
 }
@@ -100,12 +97,24 @@ func Open(ctx context.Context, path string) (*Ledger, error) {
 func (l *Ledger) migrate(ctx context.Context) error {
 	provider, err := goose.NewProvider(goose.DialectSQLite3, l.db, mustSub(), goose.WithVerbose(false))
 	if err != nil {
-		return fmt.Errorf("ledger: %w", err)
+		return l.fail("bring up to date", err)
 	}
 	if _, err := provider.Up(ctx); err != nil {
-		return fmt.Errorf("ledger: %s cannot be brought up to date; the data is not in it, so it can be moved away and will be made anew: %w", l.path, err)
+		if meaning(err) == nil && l.damaged(ctx) { // the migration trips over a damaged file in many ways
+			err = errors.Join(ErrCorrupt, err)
+		}
+		return l.fail("bring up to date", err)
 	}
 	return nil
+}
+
+// damaged looks through the file.
+func (l *Ledger) damaged(ctx context.Context) bool {
+	var answer string
+	if err := l.db.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&answer); err != nil {
+		return errors.Is(meaning(err), ErrCorrupt)
+	}
+	return answer != "ok"
 }
 
 // Start records that a run began.
@@ -113,7 +122,7 @@ func (l *Ledger) Start(ctx context.Context, r Run) error {
 	_, err := l.db.ExecContext(ctx, `INSERT INTO runs (id, job, table_name, dataset, state, process, started, version) VALUES (?, ?, ?, ?, ?, ?, ?, -1)`,
 		r.ID, r.Job, r.Table, r.Dataset, Running, r.Process, r.Started.UnixMicro())
 	if err != nil {
-		return fmt.Errorf("ledger: start run: %w", err)
+		return l.fail("start run", err)
 	}
 	return nil
 }
@@ -124,7 +133,7 @@ func (l *Ledger) Finish(ctx context.Context, r Run) error {
 		WHERE id=? AND state=?`,
 		r.State, r.Class, r.Error, r.Rows, r.Bytes, r.Files, r.Version, r.Requests, r.Attempts, r.Fingerprint, r.Evidence, r.Ended.UnixMicro(), r.ID, Running)
 	if err != nil {
-		return fmt.Errorf("ledger: finish run: %w", err)
+		return l.fail("finish run", err)
 	}
 	if n, err := res.RowsAffected(); err == nil && n == 0 {
 		return fmt.Errorf("%w: %s", ErrNotFound, r.ID)
@@ -171,7 +180,7 @@ func (l *Ledger) List(ctx context.Context, q Query) ([]Run, error) {
 		FROM runs WHERE (?='' OR job=?) AND (?='' OR state=?) AND (?='' OR id=?) ORDER BY started DESC, id DESC LIMIT ?`,
 		q.Job, q.Job, q.State, q.State, q.ID, q.ID, limit)
 	if err != nil {
-		return nil, fmt.Errorf("ledger: list runs: %w", err)
+		return nil, l.fail("list runs", err)
 	}
 	defer rows.Close()
 	var runs []Run
@@ -180,7 +189,7 @@ func (l *Ledger) List(ctx context.Context, q Query) ([]Run, error) {
 		var started, ended int64
 		if err := rows.Scan(&r.ID, &r.Job, &r.Table, &r.Dataset, &r.State, &r.Class, &r.Error, &r.Rows, &r.Bytes, &r.Files, &r.Version,
 			&r.Requests, &r.Attempts, &r.Fingerprint, &r.Evidence, &r.Process, &started, &ended); err != nil {
-			return nil, fmt.Errorf("ledger: list runs: %w", err)
+			return nil, l.fail("list runs", err)
 		}
 		r.Started = time.UnixMicro(started).UTC()
 		if ended != 0 {
@@ -189,7 +198,7 @@ func (l *Ledger) List(ctx context.Context, q Query) ([]Run, error) {
 		runs = append(runs, r)
 	}
 	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("ledger: list runs: %w", err)
+		return nil, l.fail("list runs", err)
 	}
 	return runs, nil
 }
@@ -209,7 +218,7 @@ func (l *Ledger) Get(ctx context.Context, id string) (Run, error) {
 // Close closes the file.
 func (l *Ledger) Close() error {
 	if err := l.db.Close(); err != nil {
-		return fmt.Errorf("ledger: close: %w", err)
+		return l.fail("close", err)
 	}
 	return nil
 }

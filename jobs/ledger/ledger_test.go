@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -146,12 +147,46 @@ func TestKill(t *testing.T) {
 	}
 }
 
+// A file that is no ledger, or a damaged one, says that it can be moved away; nothing else says so.
 func TestCorruptFileSaysWhatToDo(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "ledger.db")
-	if err := os.WriteFile(path, []byte("this is not a database, it is a text file of some length"), 0o600); err != nil {
+	text := filepath.Join(t.TempDir(), "ledger.db")
+	if err := os.WriteFile(text, []byte("this is not a database, it is a text file of some length"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ledger.Open(t.Context(), path); err == nil {
-		t.Error("opened")
+	torn := filepath.Join(t.TempDir(), "ledger.db")
+	if l, err := ledger.Open(t.Context(), torn); err != nil || l.Close() != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(torn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 4096; i < len(whole); i++ {
+		whole[i] = 0xa5
+	}
+	if err := os.WriteFile(torn, whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{text, torn} {
+		l, err := ledger.Open(t.Context(), path)
+		if err == nil {
+			_, err = l.List(t.Context(), ledger.Query{})
+			l.Close()
+		}
+		if !errors.Is(err, ledger.ErrCorrupt) || !strings.Contains(err.Error(), "move it away") || !strings.Contains(err.Error(), path) {
+			t.Errorf("%v", err)
+		}
+	}
+}
+
+func TestNoDirectory(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{filepath.Join(file, "ledger.db"), filepath.Dir(file)} {
+		if _, err := ledger.Open(t.Context(), path); !errors.Is(err, ledger.ErrAccess) || strings.Contains(err.Error(), "move it away") {
+			t.Errorf("%s: %v", path, err)
+		}
 	}
 }

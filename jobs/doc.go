@@ -1,0 +1,21 @@
+// Package jobs turns a configured job into a plan, and a plan into a run.
+//
+// A [Plan] is pure: what will be asked, of whom, under which scope, into which columns. A [Runner] carries it out:
+//
+//	            ┌─────────── rescan (a new Refresh, at most Attempts times) ──────────┐
+//	            ▼                                                                     │
+//	lease ─► plan ─► begin ─► scan ─► check ─► write ─► … ─► judge ─► audit ─► commit ┴─► sweep
+//	  │        │       │        │       │        │              │        │        │
+//	  └────────┴───────┴────────┴───────┴────────┴──────────────┴────────┴────────┴────► failed (class), canceled
+//
+// The states of a run, as the ledger keeps them:
+//
+//	running ─► succeeded     the commit is in the dataset's log (an error beside it tells what failed behind it)
+//	        ─► failed        with a class (see Classify); the dataset is at its previous version
+//	        ─► canceled      by a person; the same
+//	        ─► interrupted   the process died; found at the next start; the same, or, when it died behind the
+//	                         commit, the new version: the dataset's log is the truth, the ledger is history
+//
+// The data flow is one range loop over record batches: back-pressure is the loop, cancellation is the context, and
+// memory is one page of batches plus one row group.
+package jobs

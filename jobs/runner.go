@@ -1,0 +1,420 @@
+package jobs
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/apache/arrow/go/v17/arrow"
+	"github.com/google/uuid"
+
+	"github.com/tablexport/tablexport/export"
+	"github.com/tablexport/tablexport/export/delta"
+	"github.com/tablexport/tablexport/export/store"
+	"github.com/tablexport/tablexport/jobs/ledger"
+	"github.com/tablexport/tablexport/odata"
+	"github.com/tablexport/tablexport/odata/evidence"
+	"github.com/tablexport/tablexport/odata/scope"
+	"github.com/tablexport/tablexport/secrets"
+	"github.com/tablexport/tablexport/secrets/audit"
+)
+
+// Instance is one ERP instance as the runner needs it.
+type Instance struct {
+	Name   string
+	Client *odata.Client // one per instance and process: limiter and breaker are shared by all its jobs
+	Token  string        // name of the token in the vault
+}
+
+// Runner carries out runs. It is safe for concurrent use; runs of one instance share its budget. Its fields must not
+// change once it runs. Logger may be nil.
+type Runner struct {
+	Keeper    *secrets.Keeper
+	Audit     *audit.Log
+	Ledger    *ledger.Ledger
+	Instances map[string]Instance
+	Bucket    func(ctx context.Context, name string) (store.Bucket, error) // of a store; the runner does not close it
+	Logger    *slog.Logger
+	Actor     string        // who runs this, for the audit log
+	Engine    string        // "tablexport/1.2.3"
+	Attempts  int           // scans of one run at most, when one cannot be proven complete (3)
+	SweepAge  time.Duration // leftovers older than this are removed after a successful run (24 h)
+}
+
+// Request asks for one run.
+type Request struct {
+	Job          Job
+	AcceptSchema bool
+	Progress     func(Progress) // called from the run's goroutine, which waits for it; may be nil
+}
+
+// Phase is what a run is doing.
+type Phase string
+
+// The phases.
+const (
+	Preparing  Phase = "preparing"
+	Scanning   Phase = "reading"
+	Publishing Phase = "publishing"
+	Done       Phase = "done"
+)
+
+// Progress is how far a run is.
+type Progress struct {
+	Job     string
+	RunID   string
+	Phase   Phase
+	Attempt int
+	Scan    odata.Progress
+}
+
+// Result is what a run did. Of a run that failed it holds what was known by then, and Version is -1 unless the error
+// is a *PublishedError.
+type Result struct {
+	Job      string            `json:"job"`
+	RunID    string            `json:"run"`
+	Table    string            `json:"table"`
+	Dataset  string            `json:"dataset"`
+	Version  int64             `json:"version"`
+	Rows     int64             `json:"rows"`
+	Files    int               `json:"files"`
+	Bytes    int64             `json:"bytes"`
+	Schema   []string          `json:"schemaChanges,omitempty"`
+	Scope    scope.Stamp       `json:"scope"`
+	Evidence evidence.Evidence `json:"evidence"`
+	Seconds  float64           `json:"seconds"`
+}
+
+// run is one run under way.
+type run struct {
+	*Runner
+	Request
+	id      string
+	started time.Time
+	lease   *secrets.Lease
+	plan    *Plan
+	dataset *export.Dataset
+	target  string // address of the dataset
+	result  Result
+	log     *slog.Logger
+}
+
+// Run carries out one run. The error is a *RunError; the dataset then is at its previous version, with two exceptions
+// that name themselves: *PublishedError says that the refresh is published and something failed behind it, and
+// *delta.Unresolved that the answer to the commit was lost for good, so that it is not known.
+//
+// When ctx ends the run stops: what was staged is dropped, the token is given back, and both logs say so.
+func (r *Runner) Run(ctx context.Context, req Request) (Result, error) {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return Result{Job: req.Job.Name, Table: req.Job.Table, Version: -1}, &RunError{Job: req.Job.Name, Err: err}
+	}
+	x := &run{Runner: r, Request: req, id: id.String(), started: time.Now(), log: r.Logger}
+	if x.log == nil {
+		x.log = slog.New(slog.DiscardHandler)
+	}
+	x.log = x.log.With("job", req.Job.Name, "run", x.id)
+	x.result = Result{Job: req.Job.Name, RunID: x.id, Table: req.Job.Table, Version: -1}
+	err = x.all(ctx)
+	x.result.Seconds = time.Since(x.started).Seconds()
+	if err != nil {
+		return x.result, &RunError{Job: req.Job.Name, RunID: x.id, Err: err}
+	}
+	return x.result, nil
+}
+
+// all is the run between its two lines in the ledger. A crash between the two leaves the first, which the next
+// start of the program marks as interrupted.
+func (x *run) all(ctx context.Context) error {
+	openErr := x.guarded(func() error { return x.open(ctx) })
+	line := ledger.Run{ID: x.id, Job: x.Job.Name, Table: x.Job.Table, Dataset: x.target, Process: Process(), Started: x.started}
+	if err := x.Ledger.Start(ctx, line); err != nil {
+		return errors.Join(openErr, stopped(ctx, err))
+	}
+	err := openErr
+	if err == nil {
+		err = x.guarded(func() error { return x.leased(ctx) })
+	}
+	err = stopped(ctx, err)
+	if err != nil && x.result.Version >= 0 {
+		err = &PublishedError{Version: x.result.Version, Err: err}
+	}
+	x.conclude(&line, err)
+	// The run's end is written even if the context has ended; the ledger is history, so its failure does not undo a commit.
+	if ferr := x.Ledger.Finish(context.WithoutCancel(ctx), line); ferr != nil {
+		x.log.Error("the run's end could not be recorded", "error", ferr)
+		if err == nil {
+			err = &PublishedError{Version: line.Version, Err: ferr}
+		}
+	}
+	return err
+}
+
+// open finds the dataset. Where the store cannot be opened, the ledger knows it by the store's name.
+func (x *run) open(ctx context.Context) error {
+	x.target = x.Job.Store + ":" + x.Job.Path
+	x.result.Dataset = x.target
+	bucket, err := x.Bucket(ctx, x.Job.Store)
+	if err != nil {
+		return err
+	}
+	x.dataset = export.Open(bucket, x.Job.Path)
+	x.target = x.dataset.Location()
+	x.result.Dataset = x.target
+	return nil
+}
+
+// conclude fills in a run's second line.
+func (x *run) conclude(line *ledger.Run, err error) {
+	line.Rows, line.Bytes, line.Files, line.Version = x.result.Rows, x.result.Bytes, x.result.Files, x.result.Version
+	line.Attempts, line.Requests = x.result.Evidence.Attempts, x.result.Evidence.Requests
+	if x.lease != nil {
+		// Of all scans of the run, and of what was asked around them.
+		line.Fingerprint, line.Requests = x.lease.Fingerprint(), max(x.lease.Requests(), line.Requests)
+	}
+	if text, merr := json.Marshal(x.result.Evidence); merr == nil && x.result.Evidence.Attempts > 0 {
+		line.Evidence = string(text)
+	}
+	line.Ended, line.State = time.Now(), ledger.Succeeded
+	if err == nil {
+		x.log.Info("run succeeded", "version", line.Version, "rows", line.Rows, "requests", line.Requests)
+		return
+	}
+	line.Class, line.Error = string(Classify(err)), err.Error()
+	switch {
+	case line.Version >= 0: // published, whatever came after it
+	case line.Class == string(Canceled):
+		line.State = ledger.Canceled
+	default:
+		line.State = ledger.Failed
+	}
+	x.log.Error("run failed", "class", line.Class, "published", line.Version >= 0, "error", err)
+}
+
+// stopped makes an error that came of ctx's end say so: whatever cause the context was given, and whatever a library has
+// made of it. What a run has found before it was stopped stays what it is, and so does a commit whose fate is not known.
+func stopped(ctx context.Context, err error) error {
+	reason := ctx.Err()
+	if err == nil || reason == nil || errors.Is(err, reason) || as[*delta.Unresolved](err) {
+		return err
+	}
+	vague := slices.Contains([]Class{Transient, Later, Other}, Classify(err))
+	if vague || errors.Is(err, context.Cause(ctx)) {
+		return &StoppedError{Reason: reason, Err: err}
+	}
+	return err
+}
+
+// guarded turns a panic into an error of class bug: one job's fault must not end the others.
+func (x *run) guarded(do func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = &PanicError{Where: panicSite()}
+		}
+	}()
+	return do()
+}
+
+// leased is what happens while the token is borrowed.
+func (x *run) leased(ctx context.Context) (err error) {
+	x.progress(Preparing, 1, odata.Progress{Expected: -1})
+	instance, ok := x.Instances[x.Job.Instance]
+	if !ok {
+		return &PlanError{Job: x.Job.Name, Problems: []FieldProblem{{Field: "instance", Text: "there is no instance " + x.Job.Instance}}}
+	}
+	x.lease, err = x.Keeper.Lease(ctx, secrets.LeaseRequest{Name: instance.Token, Instance: instance.Name, Host: instance.Client.Host(),
+		Purpose: "run", Job: x.Job.Name, RunID: x.id})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		cerr := x.lease.Close(context.WithoutCancel(ctx))
+		switch {
+		case cerr == nil:
+		case err == nil:
+			err = cerr
+		default:
+			x.log.Warn("the end of the loan could not be audited", "error", cerr)
+		}
+	}()
+	session := instance.Client.Open(x.lease)
+	model, err := session.Metadata(ctx)
+	if err != nil {
+		return err
+	}
+	if x.plan, err = NewPlan(x.Job, model); err != nil {
+		return err
+	}
+	return x.attempts(ctx, session)
+}
+
+// attempts scans until a scan is proven complete, at most Attempts times. A scan that cannot be proven may have met
+// a change in the middle, or taught the client what the server does not keep; the next one starts from nothing.
+func (x *run) attempts(ctx context.Context, session *odata.Session) error {
+	most := x.Attempts
+	if most <= 0 {
+		most = 3
+	}
+	for attempt := 1; ; attempt++ {
+		err := x.attempt(ctx, session, attempt)
+		switch {
+		case err == nil || !again(err):
+			return err
+		case ctx.Err() != nil:
+			return &StoppedError{Reason: ctx.Err(), Err: err}
+		case attempt == most:
+			return fmt.Errorf("refused after %d scans, the previous version stands: %w", attempt, err)
+		}
+		x.log.Warn("scan not proven complete, starting over", "attempt", attempt, "reason", err)
+	}
+}
+
+// again reports whether another scan may succeed where one was not proven complete.
+func again(err error) bool {
+	var rescan *odata.RescanError
+	if errors.As(err, &rescan) {
+		return rescan.Retry
+	}
+	return as[*evidence.Incomplete](err)
+}
+
+// attempt is one scan into one staged refresh. Every way out but the last leaves the previous version standing.
+func (x *run) attempt(ctx context.Context, session *odata.Session, attempt int) error {
+	stamp := x.plan.Scope.Stamp()
+	refresh, err := x.dataset.Begin(ctx, export.Spec{
+		Job: x.Job.Name, RunID: x.id, Table: x.plan.Table.Name, Source: x.Job.Instance + " (" + x.Instances[x.Job.Instance].Client.Host() + ")",
+		Query: x.plan.Text(), Scope: stamp, Description: x.Job.Description, Schema: x.plan.Scope.Schema(),
+		Key: x.plan.PublishedKey(), AcceptSchema: x.AcceptSchema, Engine: x.Engine,
+	})
+	if err != nil {
+		return err
+	}
+	// On every way out, a panic included; behind a commit it does nothing. The context may have ended; parts that stay
+	// behind all the same are the sweeper's.
+	defer func() {
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
+		if aerr := refresh.Abort(clean); aerr != nil {
+			x.log.Warn("staged files were left behind", "error", aerr)
+		}
+	}()
+	ev, err := x.scan(ctx, session, refresh, attempt)
+	x.result.Evidence = ev
+	if err != nil {
+		return err
+	}
+	if err := ev.Judge(); err != nil {
+		return err
+	}
+	return x.publish(ctx, refresh, ev)
+}
+
+// scan moves the rows: read, check, write.
+func (x *run) scan(ctx context.Context, session *odata.Session, refresh *export.Refresh, attempt int) (evidence.Evidence, error) {
+	q := x.plan.Query()
+	q.Attempt = attempt
+	q.Progress = func(p odata.Progress) { x.progress(Scanning, attempt, p) }
+	scan, err := session.Scan(q)
+	if err != nil {
+		return evidence.Evidence{Attempts: attempt}, err
+	}
+	read := int64(0)
+	for rec, err := range scan.Records(ctx) {
+		if err == nil {
+			err = x.move(ctx, rec, read, refresh)
+		}
+		if err != nil {
+			return scan.Evidence(), err
+		}
+		read += rec.NumRows()
+	}
+	return scan.Evidence(), nil
+}
+
+// move checks one record and writes it; read is how many rows came before it.
+func (x *run) move(ctx context.Context, rec arrow.Record, read int64, refresh *export.Refresh) error {
+	checked, err := x.plan.Scope.Check(rec)
+	if err != nil {
+		return x.violated(ctx, err, read)
+	}
+	defer checked.Release()
+	return refresh.Write(ctx, checked)
+}
+
+// violated audits a foreign row. The run has failed either way, so a failing audit write only joins the error.
+func (x *run) violated(ctx context.Context, err error, read int64) error {
+	var v *scope.Violation
+	if !errors.As(err, &v) {
+		return err
+	}
+	v.Row += read
+	_, aerr := x.Audit.Append(context.WithoutCancel(ctx), x.entry("scope-violation", audit.Refused, 0, map[string]string{
+		"dataset": x.target, "scope": v.Scope, "column": v.Column, "rule": v.Rule, "row": strconv.FormatInt(v.Row, 10)}))
+	return errors.Join(err, unaudited(aerr))
+}
+
+// unaudited makes a failing audit write known as such.
+func unaudited(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", secrets.ErrAudit, err)
+}
+
+// publish audits what is about to be published, commits, and audits how it ended. A failing audit write blocks the commit.
+// A crash between the two lines leaves "started" alone in the audit log; the dataset's log says whether the version exists.
+func (x *run) publish(ctx context.Context, refresh *export.Refresh, ev evidence.Evidence) error {
+	so := odata.Progress{Rows: ev.Rows, Pages: ev.Pages, Requests: ev.Requests, Bytes: ev.Bytes, Expected: ev.Rows}
+	x.progress(Publishing, ev.Attempts, so)
+	stamp := x.plan.Scope.Stamp()
+	detail := map[string]string{"dataset": x.target, "scope": stamp.Name, "enforcement": string(stamp.Enforcement)}
+	if _, err := x.Audit.Append(ctx, x.entry("publish", audit.Started, ev.Rows, detail)); err != nil {
+		return fmt.Errorf("not published: %w", unaudited(err))
+	}
+	commit, err := refresh.Commit(ctx, ev)
+	if err != nil {
+		detail["class"] = string(Classify(stopped(ctx, err)))
+		if as[*delta.Unresolved](err) {
+			detail["published"] = "not known"
+		}
+		_, aerr := x.Audit.Append(context.WithoutCancel(ctx), x.entry("publish", audit.Failed, ev.Rows, detail))
+		return errors.Join(err, unaudited(aerr))
+	}
+	x.result.Version, x.result.Rows, x.result.Files, x.result.Bytes = commit.Version, commit.Rows, commit.Files, commit.Bytes
+	x.result.Schema, x.result.Scope = commit.SchemaDiff, stamp
+	detail["version"] = strconv.FormatInt(commit.Version, 10)
+	_, aerr := x.Audit.Append(context.WithoutCancel(ctx), x.entry("publish", audit.OK, ev.Rows, detail))
+	x.sweep(ctx)
+	x.progress(Done, ev.Attempts, so)
+	return unaudited(aerr)
+}
+
+// sweep removes what crashed runs left behind. It never fails a run.
+func (x *run) sweep(ctx context.Context) {
+	age := x.SweepAge
+	if age <= 0 {
+		age = 24 * time.Hour
+	}
+	report, err := x.dataset.Sweep(ctx, age, false)
+	if err != nil {
+		x.log.Warn("leftovers could not be swept", "dataset", x.target, "error", err)
+	} else if report.Removed+report.Uploads > 0 {
+		x.log.Info("leftovers of interrupted runs were removed", "files", report.Removed, "uploads", report.Uploads, "bytes", report.Bytes)
+	}
+}
+
+func (x *run) entry(action, outcome string, rows int64, detail map[string]string) audit.Entry {
+	return audit.Entry{Action: action, Subject: x.Job.Name, Fingerprint: x.lease.Fingerprint(), Job: x.Job.Name, Run: x.id,
+		Table: x.plan.Table.Name, Rows: rows, Outcome: outcome, Detail: detail, Actor: x.Actor}
+}
+
+func (x *run) progress(phase Phase, attempt int, scan odata.Progress) {
+	if x.Progress != nil {
+		x.Progress(Progress{Job: x.Job.Name, RunID: x.id, Phase: phase, Attempt: attempt, Scan: scan})
+	}
+}
