@@ -51,6 +51,11 @@ func loopback(host string) bool {
 	return ip != nil && ip.IsLoopback()
 }
 
+// localhost reports whether a host[:port] is this machine.
+func localhost(host string) bool {
+	return loopback((&url.URL{Host: host}).Hostname())
+}
+
 // hostOf is u's host[:port], lower case, without the scheme's default port.
 func hostOf(u *url.URL) string {
 	host, port := strings.ToLower(u.Hostname()), u.Port()

@@ -16,7 +16,7 @@ import (
 )
 
 // Authorizer puts a credential on a request. The credential itself never passes through this package.
-// secrets.Lease is the real one.
+// secrets.Lease is the real one. It must be safe for concurrent use.
 type Authorizer interface {
 	// Authorize sets the credential on req, or refuses: a credential is bound to one host and goes
 	// nowhere else. It is asked anew for every request, so that a rotated value is seen by the next one.
@@ -33,10 +33,11 @@ type Options struct {
 	URL               string // https://acme.my.erp.net; plain http only for loopback addresses with Sandbox
 	TableAPI          string // base URL of the Table API site when discovery is not wanted ("" = auto-discovery)
 	Sandbox           bool
-	CAFile            string // PEM bundle in place of the system's roots
-	Concurrency       int    // requests in flight at once (2)
-	RequestsPerMinute int    // (600)
-	UserAgent         string // ("tablexport")
+	CAFile            string   // PEM bundle in place of the system's roots
+	Concurrency       int      // requests in flight at once (2)
+	RequestsPerMinute int      // (600)
+	Encoding          Encoding // of answers on the wire (auto)
+	UserAgent         string   // ("tablexport")
 	Logger            *slog.Logger
 	Transport         http.RoundTripper // tests only; nil = the real one
 
@@ -98,15 +99,17 @@ func (o *Options) setDefaults() {
 // Client is one instance, shared by all jobs of the process: one limiter, one breaker, one transport, and
 // what was learned about the instance. It is safe for concurrent use.
 type Client struct {
-	opts     Options
-	instance *url.URL // ends in "/"
-	tableAPI *url.URL // nil = to be discovered; ends in "/"
-	host     string   // where credentials may go
-	rt       http.RoundTripper
-	slots    chan struct{}
-	rate     *rate.Limiter
-	breaker  *gobreaker.CircuitBreaker[struct{}]
-	log      *slog.Logger
+	opts      Options
+	instance  *url.URL // ends in "/"
+	tableAPI  *url.URL // nil = to be discovered; ends in "/"
+	host      string   // where credentials may go
+	rt        http.RoundTripper
+	slots     chan struct{}
+	rate      *rate.Limiter
+	codings   *codings
+	inflaters inflaters
+	breaker   *gobreaker.CircuitBreaker[struct{}]
+	log       *slog.Logger
 
 	site  once[Site]
 	model once[*edm.Model]
@@ -126,6 +129,11 @@ func NewClient(opts Options) (*Client, error) {
 	if opts.Name == "" {
 		opts.Name = instance.Host
 	}
+	switch opts.Encoding {
+	case "", EncodingAuto, EncodingIdentity, EncodingGzip:
+	default:
+		return nil, &AddressError{Setting: "encoding", Reason: "must be auto, identity or gzip"}
+	}
 	c := &Client{
 		opts: opts, instance: instance, host: hostOf(instance),
 		slots:  make(chan struct{}, opts.Concurrency),
@@ -141,6 +149,7 @@ func NewClient(opts Options) (*Client, error) {
 		}
 		c.host = hostOf(c.tableAPI)
 	}
+	c.codings = newCodings(opts.Encoding, localhost(c.host))
 	c.rt = opts.Transport
 	if c.rt == nil {
 		if c.rt, err = newTransport(&c.opts); err != nil {

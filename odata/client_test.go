@@ -602,7 +602,7 @@ func TestGzipIsCountedInflated(t *testing.T) {
 	io.WriteString(z, `{"value":[{"Id":1,"Name":"`+strings.Repeat("x", 5000)+`"}]}`)
 	z.Close()
 	c := client(t, inProcess(func(r *http.Request) *http.Response {
-		if r.Header.Get("Accept-Encoding") != "gzip" || r.Header.Get("User-Agent") != "tablexport" {
+		if r.Header.Get("Accept-Encoding") != "zstd, gzip" || r.Header.Get("User-Agent") != "tablexport" {
 			t.Errorf("headers %v", r.Header)
 		}
 		q := r.URL.Query()

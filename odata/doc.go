@@ -9,11 +9,14 @@
 //	discovery.go  the Table API site of an instance.
 //	session.go    Session: a Client with a credential (Authorizer). Site, Ping, Metadata, Count, Scan.
 //	query.go      Query: table, columns, filter, paging → the parameters of a request, percent-encoded once.
-//	transport.go  HTTP: TLS, phase timeouts, idle-read timeout, gzip.
+//	transport.go  HTTP: TLS, phase timeouts, idle-read timeout.
+//	coding.go     compressed answers or plain ones, by what is faster.
+//	inflate.go    gzip and zstd, undone on a goroutine of their own.
 //	request.go    one request: status rules, retry( breaker( fetch + read )), limiter, credential.
 //	errors.go     the facts that can arise, one type each, and how to read them.
 //	traits.go     what a server does with $orderby, ge and $count: asked once, remembered; the choice of paging.
 //	scan.go       Scan: learn, count, page, count, confirm, judge.
+//	relay.go      from the scan to the loop that ranges over it: the next page comes while this one is worked on.
 //	page.go       one answer: its rows are held until it has ended properly, checked against the ones before.
 //	page_key.go, page_offset.go, page_chain.go   the ways from one answer to the next.
 //	keys.go       keys as bytes that compare as the server compares; fingerprints of rows.

@@ -15,10 +15,11 @@ import (
 // (from a server that sends more than it was asked for, or in a stream) they are handed on as they come.
 type intake struct {
 	p         *pass
-	seam      []byte // identity of the last row before this answer, nil if there was none
-	overlap   bool   // the first row must be the seam row
-	limit     int64  // rows held at most
-	resumable bool   // what came before a cut can be used, since the pass can go on from any row
+	ctx       context.Context // of the question
+	seam      []byte          // identity of the last row before this answer, nil if there was none
+	overlap   bool            // the first row must be the seam row
+	limit     int64           // rows held at most
+	resumable bool            // what came before a cut can be used, since the pass can go on from any row
 
 	answer   answer
 	cut      bool // ended by a failure, but what came can be used
@@ -46,9 +47,11 @@ type intake struct {
 
 // ask sends one question of the pass and takes its answer.
 func (p *pass) ask(ctx context.Context, u *url.URL, pg *intake) error {
-	pg.p = p
+	pg.p, pg.ctx = p, ctx
 	defer pg.drop()
-	c := call{table: p.scan.q.Table.Name, url: u, want: wantJSON, traffic: &p.scan.traffic}
+	codings, came := p.scan.s.c.codings, transfer{}
+	c := call{table: p.scan.q.Table.Name, url: u, want: wantJSON, traffic: &p.scan.traffic, transfer: &came}
+	c.other = codings.begin(&p.pace)
 	c.start = pg.reset
 	c.read = func(r io.Reader) (err error) {
 		pg.answer, err = p.dec.decode(r, p.position(), pg.take)
@@ -56,6 +59,12 @@ func (p *pass) ask(ctx context.Context, u *url.URL, pg *intake) error {
 	}
 	c.spent = func(cut bool) bool { return pg.handed || cut && pg.resumable && pg.fresh > 0 }
 	err := p.scan.s.do(ctx, c)
+	if err != nil || pg.handed || came.json < trialMeasure {
+		came = transfer{}
+	}
+	if codings.note(&p.pace, came, c.other) {
+		p.scan.s.c.log.Info("content coding", "plain", !came.packed, "bytes_per_second", int64(came.rate()))
+	}
 	var broken *bodyError
 	switch {
 	case err == nil:
@@ -76,7 +85,7 @@ func (p *pass) ask(ctx context.Context, u *url.URL, pg *intake) error {
 	default:
 		return err
 	}
-	p.scan.progress()
+	p.scan.progress(ctx)
 	return nil
 }
 
@@ -103,7 +112,7 @@ func (p *pass) resume(ctx context.Context, pg *intake, cause error) error {
 // reset begins the answer anew.
 func (pg *intake) reset() {
 	pg.drop()
-	*pg = intake{p: pg.p, seam: pg.seam, overlap: pg.overlap, limit: pg.limit, resumable: pg.resumable, key: pg.key, last: bytes.Clone(pg.seam), sequence: pg.p.sequence}
+	*pg = intake{p: pg.p, ctx: pg.ctx, seam: pg.seam, overlap: pg.overlap, limit: pg.limit, resumable: pg.resumable, key: pg.key, last: bytes.Clone(pg.seam), sequence: pg.p.sequence}
 }
 
 func (pg *intake) drop() {
@@ -143,7 +152,7 @@ func (pg *intake) take(rec arrow.Record) error {
 			pg.tail = appendRow(pg.tail[:0], rec, n-1)
 		}
 	}
-	if pg.p.out != nil && pg.heldRows > pg.limit {
+	if pg.p.hands && pg.heldRows > pg.limit {
 		return pg.flush()
 	}
 	return nil
@@ -203,7 +212,7 @@ func (pg *intake) admit(rec arrow.Record, row int) (keep bool, err error) {
 
 // keep holds the rows from ≤ row < to of a record.
 func (pg *intake) keep(rec arrow.Record, from, to int) {
-	if from < to && pg.p.out != nil {
+	if from < to && pg.p.hands {
 		pg.held = append(pg.held, rec.NewSlice(int64(from), int64(to)))
 		pg.heldRows += int64(to - from)
 	}
@@ -251,8 +260,7 @@ func (pg *intake) hand(rec arrow.Record) error {
 	pg.handed = true
 	out := pg.p.project(rec)
 	defer out.Release()
-	pg.p.scan.handed += rec.NumRows()
-	return pg.p.out(out)
+	return pg.p.scan.out(pg.ctx, out)
 }
 
 // repeated says that a row came twice. Where rows have no order, that is a sign of paging that cannot be relied on.

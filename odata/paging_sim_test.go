@@ -87,7 +87,7 @@ func startSim(tb testing.TB, o simulator.Options, change ...func(*odata.Options)
 	ts := httptest.NewServer(server)
 	tb.Cleanup(ts.Close)
 	opts := odata.Options{
-		Name: "acme", URL: ts.URL, Sandbox: true, RequestsPerMinute: 6_000_000,
+		Name: "acme", URL: ts.URL, Sandbox: true, RequestsPerMinute: 6_000_000, Encoding: odata.EncodingGzip,
 		HeaderTimeout: 5 * time.Second, IdleTimeout: 5 * time.Second,
 		Retry:   odata.RetryPolicy{Attempts: 4, Base: time.Millisecond, Max: 4 * time.Millisecond, MaxWait: 2 * time.Second},
 		Breaker: odata.BreakerPolicy{Failures: 50, OpenFor: time.Minute},
@@ -557,18 +557,22 @@ func TestCutAnswers(t *testing.T) {
 		"500": simulator.ServerError(), "503": simulator.Status(503, "down"), "429": simulator.TooMany(0), "silent": simulator.Stall(100, 30*time.Second),
 	} {
 		for _, paging := range pagings() {
-			t.Run(name+"/"+string(paging), func(t *testing.T) {
-				t.Parallel()
-				s := startSim(t, simulator.Options{}, func(o *odata.Options) { o.IdleTimeout = 100 * time.Millisecond })
-				q := s.query(lines)
-				q.Paging = paging
-				s.server.Inject(simulator.Fault{Match: fullRows, Nth: 1, Times: 2, Effect: effect})
-				s.server.Inject(simulator.Fault{Match: fullRows, Nth: 5, Effect: effect})
-				ev := s.exact(q)
-				if ev.Retries == 0 {
-					t.Errorf("no retries in %+v", ev)
-				}
-			})
+			for _, encoding := range []odata.Encoding{odata.EncodingGzip, odata.EncodingIdentity} {
+				t.Run(name+"/"+string(paging)+"/"+string(encoding), func(t *testing.T) {
+					t.Parallel()
+					s := startSim(t, simulator.Options{}, func(o *odata.Options) {
+						o.IdleTimeout, o.Encoding = 100*time.Millisecond, encoding
+					})
+					q := s.query(lines)
+					q.Paging = paging
+					s.server.Inject(simulator.Fault{Match: fullRows, Nth: 1, Times: 2, Effect: effect})
+					s.server.Inject(simulator.Fault{Match: fullRows, Nth: 5, Effect: effect})
+					ev := s.exact(q)
+					if ev.Retries == 0 {
+						t.Errorf("no retries in %+v", ev)
+					}
+				})
+			}
 		}
 	}
 }

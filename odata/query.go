@@ -32,12 +32,13 @@ type Query struct {
 	Table    *edm.Table
 	Select   []string
 	Filter   filter.Bound
-	Paging   Paging // "" = Auto
-	PageSize int    // rows asked per request (10,000)
-	Batch    int    // rows of a record at most (2,048)
-	Attempt  int    // which scan of this query this is, for the evidence (1)
-	Memory   memory.Allocator
-	Progress func(Progress) // called after every page; may be nil
+	Paging   Paging           // "" = Auto
+	PageSize int              // rows asked per request (10,000)
+	Batch    int              // rows of a record at most (2,048)
+	Attempt  int              // which scan of this query this is, for the evidence (1)
+	Memory   memory.Allocator // safe for concurrent use: records are made on one goroutine and released on another
+	Ahead    int64            // bytes of decoded records that may wait for the loop body (16 MiB); negative: one record
+	Progress func(Progress)   // called after every page, from the loop's goroutine; may be nil
 }
 
 // Progress is how far a scan is. Rows are those handed on, confirming passes not counted.
@@ -84,6 +85,9 @@ func (q *Query) complete() error {
 	}
 	if q.Attempt <= 0 {
 		q.Attempt = 1
+	}
+	if q.Ahead == 0 {
+		q.Ahead = ahead
 	}
 	if q.Memory == nil {
 		q.Memory = memory.DefaultAllocator

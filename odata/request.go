@@ -73,6 +73,9 @@ type call struct {
 	spent func(cut bool) bool
 	// start, if set, is called before every try.
 	start func()
+
+	other    bool      // ask for the content coding that is not the chosen one
+	transfer *transfer // if set, how the answer came
 }
 
 func (s *Session) asked(c *call) Asked {
@@ -283,6 +286,7 @@ func (s *Session) exchange(outer context.Context, c *call) error {
 	c.traffic.requests++
 	s.c.log.Debug("ask", "path", c.url.Path, "query", c.url.RawQuery)
 	o := &s.c.opts
+	asked := time.Now()
 	header := time.AfterFunc(2*o.ConnectTimeout+o.HeaderTimeout, func() { cancel(errNoHeader) })
 	resp, err := s.c.rt.RoundTrip(req)
 	header.Stop()
@@ -296,14 +300,17 @@ func (s *Session) exchange(outer context.Context, c *call) error {
 	if ct := resp.Header.Get("Content-Type"); !c.want.admits(ct) {
 		return &AuthenticationPageError{Asked: s.asked(c), Status: resp.StatusCode, Reason: "a page of another type than data was sent"}
 	}
-	b, err := newBody(resp, o.IdleTimeout, cancel)
+	b, err := newBody(resp, &s.c.inflaters, o.IdleTimeout, cancel)
 	if err == errCoding {
 		return &ProtocolError{Asked: s.asked(c), Reason: err.Error()}
 	} else if err != nil {
 		return s.broken(outer, ctx, c, err)
 	}
-	defer b.silent.Stop()
-	defer func() { c.traffic.bytes += b.bytes }()
+	defer func() {
+		cancel(nil) // breaks a read that still waits for the network, for which close waits
+		b.close()
+		c.traffic.bytes += b.bytes
+	}()
 	p := peek(b)
 	if htmlPage(c.want, p.head) {
 		return &AuthenticationPageError{Asked: s.asked(c), Status: resp.StatusCode, Reason: "an HTML page was sent in place of data"}
@@ -311,6 +318,12 @@ func (s *Session) exchange(outer context.Context, c *call) error {
 	err = c.read(p)
 	if err == nil {
 		err = b.finish()
+	}
+	if err == nil && c.transfer != nil { // finish has seen the end, so nothing is read any more
+		*c.transfer = transfer{packed: b.packed != nil, json: b.bytes, took: time.Since(asked), waited: b.wire.waited}
+	}
+	if b.err != nil && errors.Is(b.err, errDamaged) && resp.Header.Get("Content-Encoding") == "zstd" {
+		s.c.codings.dropZstd()
 	}
 	return s.judgeBody(outer, ctx, c, b, err)
 }
@@ -373,7 +386,7 @@ func (s *Session) newRequest(ctx context.Context, c *call) (req *http.Request, s
 	}
 	req.Header.Set("User-Agent", s.c.opts.UserAgent)
 	req.Header.Set("Accept", c.want.accept())
-	req.Header.Set("Accept-Encoding", "gzip")
+	req.Header.Set("Accept-Encoding", s.c.codings.header(c.other))
 	if c.want == wantJSON {
 		req.Header.Set("OData-MaxVersion", "4.01")
 	}
@@ -407,8 +420,8 @@ func (s *Session) refused(c *call, resp *http.Response, secret string, cancel co
 		return &ProtocolError{Asked: s.asked(c), Reason: fmt.Sprintf("the server answered %d where only 200 carries data", status)}
 	}
 	e := &StatusError{Asked: s.asked(c), Status: status, RetryAfter: retryAfter(resp.Header.Get("Retry-After"), time.Now())}
-	if b, err := newBody(resp, s.c.opts.IdleTimeout, cancel); err == nil {
-		defer b.silent.Stop()
+	if b, err := newBody(resp, &s.c.inflaters, s.c.opts.IdleTimeout, cancel); err == nil {
+		defer func() { cancel(nil); b.close() }()
 		text, _ := io.ReadAll(io.LimitReader(b, 64<<10))
 		e.Code, e.Type = errorCode(text, secret)
 	}

@@ -39,6 +39,11 @@ type Scan struct {
 	traits  *traits
 	ev      evidence.Evidence
 	handed  int64
+	relay   *relay
+
+	// The loop's:
+	told  evidence.Evidence // what it may know
+	taken int64             // rows that it had
 }
 
 func newScan(s *Session, q Query) (*Scan, error) {
@@ -55,17 +60,21 @@ func newScan(s *Session, q Query) (*Scan, error) {
 // Schema is the schema of the records: the columns of Query.Select.
 func (s *Scan) Schema() *arrow.Schema { return s.schema }
 
-// Evidence is complete once Records has ended without error.
-func (s *Scan) Evidence() evidence.Evidence { return s.ev }
+// Evidence is complete once Records has ended without error. In the loop body it is what was known when the
+// record was decoded.
+func (s *Scan) Evidence() evidence.Evidence { return s.told }
 
 // errStop is the loop body's break.
 var errStop = errors.New("odata: the loop was left")
 
 // Records pages through the query. A record is valid until the loop body returns (Retain to keep).
-// The loop ends with one error or none; it can be ranged over once.
+// The loop ends with one error or none, behind everything that was handed on; it can be ranged over once.
 //
 // Rows are held back until the answer that brought them has ended properly, one answer of PageSize rows at
-// most; a stream is handed on as it comes. While the body runs on a stream, one of the client's request slots is held.
+// most; a stream is handed on as it comes. While the body works, the next page is fetched and decoded on
+// another goroutine, which is ahead by Query.Ahead bytes of records beside the page that it holds back, and
+// then waits. Only a stream keeps one of the client's request slots, and the connection, while it waits.
+// Query.Progress is called from the loop's goroutine. Leaving the loop stops the other one and waits for it.
 func (s *Scan) Records(ctx context.Context) iter.Seq2[arrow.Record, error] {
 	return func(yield func(arrow.Record, error) bool) {
 		if s.ranged {
@@ -73,21 +82,66 @@ func (s *Scan) Records(ctx context.Context) iter.Seq2[arrow.Record, error] {
 			return
 		}
 		s.ranged = true
-		left := false
-		err := s.run(ctx, func(rec arrow.Record) error {
-			if !yield(rec, nil) {
-				left = true
-				return errStop
-			}
-			return nil
+		s.relay = newRelay(s.q.Ahead)
+		ctx, cancel := context.WithCancelCause(ctx)
+		go s.relay.produce(func() error { return s.run(ctx) }, func(stack []byte) {
+			s.s.c.log.Error("a scan has panicked", "table", s.q.Table.Name, "stack", string(stack))
 		})
-		if err != nil && !left {
-			yield(nil, err)
+		whole := false
+		defer func() { // on every way out, a panic of the loop body included
+			cancel(errStop)
+			s.relay.drain()
+			if !whole {
+				s.left()
+			}
+		}()
+		for {
+			d, ok := s.relay.next()
+			if !ok {
+				break
+			}
+			if !s.deliver(d, yield) {
+				return
+			}
+		}
+		whole = true
+		s.told = s.ev
+		s.told.Rows = s.taken // the last record may have found no room
+		s.relay.rethrow()
+		if s.relay.err != nil {
+			yield(nil, s.relay.err)
 		}
 	}
 }
 
-func (s *Scan) run(ctx context.Context, out func(arrow.Record) error) error {
+// deliver hands one delivery to the loop; false means that the loop was left.
+func (s *Scan) deliver(d delivery, yield func(arrow.Record, error) bool) bool {
+	defer s.relay.giveBack(d)
+	s.told = d.evidence
+	if d.rec == nil {
+		s.q.Progress(d.progress)
+		return true
+	}
+	s.taken += d.rec.NumRows()
+	return yield(d.rec, nil)
+}
+
+// left is what the evidence says of a loop that was left: what it saw, and all that was asked for it.
+func (s *Scan) left() {
+	s.settle()
+	s.told.Requests, s.told.Retries, s.told.Bytes, s.told.Ended = s.ev.Requests, s.ev.Retries, s.ev.Bytes, s.ev.Ended
+	s.told.Rows = s.taken
+}
+
+// out hands a record on. It waits while the loop is too far behind.
+func (s *Scan) out(ctx context.Context, rec arrow.Record) error {
+	s.handed += rec.NumRows()
+	s.settle()
+	rec.Retain()
+	return s.relay.push(ctx, delivery{rec: rec, evidence: s.ev})
+}
+
+func (s *Scan) run(ctx context.Context) error {
 	s.ev = evidence.Evidence{
 		Started: time.Now(), Attempts: s.q.Attempt, KeyColumns: slices.Clone(s.q.Table.Key), Order: evidence.OrderNone, DistinctKeys: -1,
 	}
@@ -104,7 +158,7 @@ func (s *Scan) run(ctx context.Context, out func(arrow.Record) error) error {
 	if s.ev.CountBefore, err = s.count(ctx); err != nil {
 		return err
 	}
-	first, err := s.pages(ctx, out)
+	first, err := s.pages(ctx)
 	if first != nil {
 		defer first.close()
 	}
@@ -155,11 +209,11 @@ func (s *Scan) count(ctx context.Context) (*int64, error) {
 
 // pages makes the first pass. While nothing has been handed on, a paging that turns out not to work for
 // the table is given up for the next one.
-func (s *Scan) pages(ctx context.Context, out func(arrow.Record) error) (*pass, error) {
+func (s *Scan) pages(ctx context.Context) (*pass, error) {
 	for {
 		paging, why := s.s.Choose(s.q)
 		s.s.c.log.Info("scan", "table", s.q.Table.Name, "paging", string(paging), "why", why)
-		p, err := s.newPass(paging, s.columns, out)
+		p, err := s.newPass(paging, s.columns, true)
 		if err != nil {
 			return nil, err
 		}
@@ -192,7 +246,7 @@ func (s *Scan) confirm(ctx context.Context, first *pass) error {
 		return err
 	}
 	for range times {
-		p, err := s.newPass(first.paging, columns, nil)
+		p, err := s.newPass(first.paging, columns, false)
 		if err != nil {
 			return err
 		}
@@ -240,7 +294,8 @@ func (s *Scan) settle() {
 	s.ev.Ended = time.Now()
 }
 
-func (s *Scan) progress() {
+// progress leaves word for the loop. If there is no room until the end of ctx, the next request notices that, too.
+func (s *Scan) progress(ctx context.Context) {
 	if s.q.Progress == nil {
 		return
 	}
@@ -248,7 +303,8 @@ func (s *Scan) progress() {
 	if s.ev.CountBefore != nil {
 		p.Expected = *s.ev.CountBefore
 	}
-	s.q.Progress(p)
+	s.settle()
+	_ = s.relay.push(ctx, delivery{progress: p, evidence: s.ev})
 }
 
 func (s *Scan) rescan(paging Paging, reason string, retry bool, err error) error {
@@ -262,7 +318,7 @@ type pass struct {
 	columns []string
 	dec     *decoder
 	enc     *keyEncoder
-	out     func(arrow.Record) error // nil in a confirming pass
+	hands   bool // the rows on; not in a confirming pass
 
 	order   evidence.Order
 	orderby string    // sent with every request, "" if not taken
@@ -278,9 +334,10 @@ type pass struct {
 	firstText  string
 	lastText   string
 	patience   *patience
+	pace       pace
 }
 
-func (s *Scan) newPass(paging Paging, columns []string, out func(arrow.Record) error) (*pass, error) {
+func (s *Scan) newPass(paging Paging, columns []string, hands bool) (*pass, error) {
 	dec, err := newDecoder(s.q.Table, columns, s.q.Batch, s.q.Memory)
 	if err != nil {
 		return nil, err
@@ -290,7 +347,7 @@ func (s *Scan) newPass(paging Paging, columns []string, out func(arrow.Record) e
 		identity = columns
 	}
 	p := &pass{
-		scan: s, paging: paging, columns: columns, dec: dec, out: out, order: evidence.OrderNone,
+		scan: s, paging: paging, columns: columns, dec: dec, hands: hands, order: evidence.OrderNone,
 		enc: newKeyEncoder(s.q.Table, columns, identity), patience: newPatience(s.s.c.opts.Retry),
 	}
 	t := s.traits.snapshot()
@@ -311,7 +368,7 @@ func (s *Scan) newPass(paging Paging, columns []string, out func(arrow.Record) e
 	if takes {
 		p.orderby = orderBy(s.q.Table.Key, "")
 	}
-	if !p.checked && out != nil {
+	if !p.checked && p.hands {
 		p.set = newDistinct(distinctInMemory)
 	}
 	return p, nil

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/apache/arrow/go/v17/arrow/memory"
 	"pgregory.net/rapid"
@@ -39,41 +40,57 @@ func (p *peak) Reallocate(n int, b []byte) []byte {
 }
 func (p *peak) Free(b []byte) { p.count(-len(b)); p.GoAllocator.Free(b) }
 
-// A scan holds a page, however many rows there are, and also when the server sends all of them at once.
-func TestMemoryIsFlat(t *testing.T) {
-	most := func(rows int64, paging odata.Paging, b simulator.Behavior) int {
-		s := startSim(t, simulator.Options{Rows: map[string]int64{lines: rows}, Behavior: b})
-		q := s.query(lines)
-		q.Select, q.Paging, q.PageSize, q.Batch = []string{"Line_No", "Sales_Order_Line_Id"}, paging, 5000, 1000
-		p := &peak{}
-		q.Memory = p
-		scan, err := s.session.Scan(q)
+// most makes a scan of two narrow columns in pages of 5,000 rows and returns the most memory that it held at once.
+func most(t *testing.T, rows int64, paging odata.Paging, b simulator.Behavior, ahead int64, body func(n int64)) int {
+	t.Helper()
+	s := startSim(t, simulator.Options{Rows: map[string]int64{lines: rows}, Behavior: b})
+	q := s.query(lines)
+	q.Select, q.Paging, q.PageSize, q.Batch = []string{"Line_No", "Sales_Order_Line_Id"}, paging, 5000, 1000
+	p := &peak{}
+	q.Memory, q.Ahead = p, ahead
+	scan, err := s.session.Scan(q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := int64(0)
+	for rec, err := range scan.Records(t.Context()) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		n := int64(0)
-		for rec, err := range scan.Records(t.Context()) {
-			if err != nil {
-				t.Fatal(err)
-			}
-			n += rec.NumRows()
-		}
-		if n != rows || p.now != 0 {
-			t.Errorf("%d rows, %d bytes not given back", n, p.now)
-		}
-		return p.most
+		n += rec.NumRows()
+		body(n)
 	}
-	page := most(8_000, odata.Key, simulator.Behavior{})
-	for name, got := range map[string]int{
-		"key, 200,000 rows":          most(200_000, odata.Key, simulator.Behavior{}),
-		"key, $top ignored":          most(30_000, odata.Key, simulator.Behavior{IgnoreTop: true}),
-		"offset":                     most(30_000, odata.Offset, simulator.Behavior{}),
-		"stream":                     most(60_000, odata.Stream, simulator.Behavior{}),
-		"stream, no order":           most(60_000, odata.Stream, simulator.Behavior{OrderBy: simulator.RefuseOrderBy}),
-		"next, everything in a page": most(30_000, odata.NextLink, simulator.Behavior{IgnoreTop: true}),
-	} {
-		if got > page+page/2 {
-			t.Errorf("%s: %d bytes at once, a page is %d", name, got, page)
+	if n != rows || p.now != 0 {
+		t.Errorf("%d rows, %d bytes not given back", n, p.now)
+	}
+	return p.most
+}
+
+// A scan holds a page and what may wait for the loop, however many rows there are, however slow the loop
+// is, and also when the server sends all of them at once.
+func TestMemoryIsFlat(t *testing.T) {
+	idle := func(int64) {}
+	slow := func(n int64) {
+		if n%5000 == 0 {
+			time.Sleep(2 * time.Millisecond)
+		}
+	}
+	page := most(t, 8_000, odata.Key, simulator.Behavior{}, -1, idle)
+	// Bytes beside the page: none, and a little more than another page.
+	for ahead, many := range map[int64]int64{-1: 200_000, 300_000: 60_000} {
+		for name, got := range map[string]int{
+			"key, many rows":             most(t, many, odata.Key, simulator.Behavior{}, ahead, idle),
+			"key, slow":                  most(t, 30_000, odata.Key, simulator.Behavior{}, ahead, slow),
+			"key, $top ignored":          most(t, 30_000, odata.Key, simulator.Behavior{IgnoreTop: true}, ahead, idle),
+			"offset":                     most(t, 30_000, odata.Offset, simulator.Behavior{}, ahead, idle),
+			"stream":                     most(t, 60_000, odata.Stream, simulator.Behavior{}, ahead, idle),
+			"stream, slow":               most(t, 30_000, odata.Stream, simulator.Behavior{}, ahead, slow),
+			"stream, no order":           most(t, 60_000, odata.Stream, simulator.Behavior{OrderBy: simulator.RefuseOrderBy}, ahead, idle),
+			"next, everything in a page": most(t, 30_000, odata.NextLink, simulator.Behavior{IgnoreTop: true}, ahead, slow),
+		} {
+			if got > page+page/2+max(0, int(ahead)) {
+				t.Errorf("%s: %d bytes at once, a page is %d, and %d may wait", name, got, page, ahead)
+			}
 		}
 	}
 }
@@ -225,7 +242,8 @@ func TestAnythingThatIsBelievedIsRight(t *testing.T) {
 		}
 		table := rapid.SampledFrom([]string{lines, view, links}).Draw(rt, "table")
 		n := rapid.Int64Range(0, 90).Draw(rt, "rows")
-		s := startSim(t, simulator.Options{Rows: map[string]int64{table: max(n, 1)}, Behavior: b})
+		encoding := rapid.SampledFrom([]odata.Encoding{odata.EncodingGzip, odata.EncodingIdentity}).Draw(rt, "encoding")
+		s := startSim(t, simulator.Options{Rows: map[string]int64{table: max(n, 1)}, Behavior: b}, func(o *odata.Options) { o.Encoding = encoding })
 		at := rapid.IntRange(0, 12).Draw(rt, "change")
 		for range rapid.IntRange(0, 2).Draw(rt, "faults") {
 			row := rapid.Int64Range(0, 20).Draw(rt, "row")
@@ -252,6 +270,7 @@ func TestAnythingThatIsBelievedIsRight(t *testing.T) {
 		q.PageSize = rapid.IntRange(1, 50).Draw(rt, "page")
 		q.Batch = rapid.IntRange(1, 20).Draw(rt, "batch")
 		q.Paging = rapid.SampledFrom(pagings()).Draw(rt, "paging")
+		q.Ahead = rapid.SampledFrom([]int64{-1, 10_000, 1 << 20}).Draw(rt, "ahead")
 		if table != lines && q.Paging == odata.Key {
 			q.Paging = odata.Auto
 		}

@@ -14,7 +14,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
 )
 
 // newTransport is the real road to an instance. Redirects are no matter here: a RoundTripper follows none.
@@ -41,7 +41,7 @@ func newTransport(o *Options) (http.RoundTripper, error) {
 		TLSHandshakeTimeout:    o.ConnectTimeout,
 		ResponseHeaderTimeout:  o.HeaderTimeout,
 		Protocols:              &protocols,
-		DisableCompression:     true, // gzip is undone below, where bytes are counted
+		DisableCompression:     true, // it is undone below, where bytes are counted
 		MaxIdleConnsPerHost:    o.Concurrency,
 		IdleConnTimeout:        90 * time.Second,
 		MaxResponseHeaderBytes: 256 << 10,
@@ -58,30 +58,54 @@ var (
 // body is the content of an answer: inflated, counted, and never waiting longer than the idle timeout.
 type body struct {
 	in     io.Reader
+	wire   *watched
+	packed *inflation // nil if in is the wire
 	silent *time.Timer
 	idle   time.Duration
 	bytes  int64
 	err    error // the first one that is not the proper end
 }
 
-// newBody reads resp. Silence longer than idle calls cancel, which must break the read.
-func newBody(resp *http.Response, idle time.Duration, cancel context.CancelCauseFunc) (*body, error) {
+// newBody reads resp. Silence longer than idle calls cancel, which must break the read. The body must be
+// closed, even if it cannot be made use of.
+func newBody(resp *http.Response, pool *inflaters, idle time.Duration, cancel context.CancelCauseFunc) (*body, error) {
 	b := &body{idle: idle, silent: time.AfterFunc(idle, func() { cancel(errSilent) })}
-	b.in = &watched{b: b, r: resp.Body}
+	b.wire = &watched{b: b, r: resp.Body}
+	b.in = b.wire
+	var (
+		z   inflater
+		err error
+	)
 	switch coding := resp.Header.Get("Content-Encoding"); coding {
 	case "", "identity":
+		return b, nil
 	case "gzip", "x-gzip":
-		z, err := gzip.NewReader(b.in)
-		if err != nil {
-			b.silent.Stop()
-			return nil, fmt.Errorf("the answer is not the gzip that it says it is: %w", err)
+		if z, err = pool.newGzip(b.wire); err != nil {
+			err = fmt.Errorf("the answer is not the gzip that it says it is: %w", err)
 		}
-		b.in = z
+	case "zstd":
+		if z, err = pool.newZstd(b.wire); err != nil {
+			err = fmt.Errorf("the answer is not the zstd that it says it is: %w", err)
+		}
 	default:
-		b.silent.Stop()
-		return nil, errCoding
+		err = errCoding
 	}
+	if err != nil {
+		b.silent.Stop()
+		return nil, err
+	}
+	b.packed = inflate(z)
+	b.in = b.packed
 	return b, nil
+}
+
+// close ends whatever still reads. A read that waits for the network must have been broken before, unless the body
+// was read to its end.
+func (b *body) close() {
+	if b.packed != nil {
+		b.packed.close()
+	}
+	b.silent.Stop()
 }
 
 var errCoding = errors.New("the answer has a content coding that was not asked for")
@@ -91,6 +115,9 @@ func (b *body) Read(p []byte) (int, error) {
 	n, err := b.in.Read(p)
 	b.bytes += int64(n)
 	if err != nil && err != io.EOF && b.err == nil {
+		if b.packed != nil && (b.wire.err == nil || b.wire.err == io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+			err = fmt.Errorf("%w: %w", errDamaged, err) // not by the network
+		}
 		b.err = err
 	}
 	return n, err
@@ -113,14 +140,21 @@ func (b *body) finish() error {
 // watched runs the idle timer while a read waits for the network, and only then: time that the reader
 // of the body takes is its own.
 type watched struct {
-	b *body
-	r io.Reader
+	b      *body
+	r      io.Reader
+	waited time.Duration
+	err    error // that ended it
 }
 
 func (w *watched) Read(p []byte) (int, error) {
+	start := time.Now()
 	w.b.silent.Reset(w.b.idle)
 	n, err := w.r.Read(p)
 	w.b.silent.Stop()
+	w.waited += time.Since(start)
+	if err != nil {
+		w.err = err
+	}
 	return n, err
 }
 
@@ -178,6 +212,10 @@ func describe(err error) string {
 	switch {
 	case errors.Is(err, errSilent), errors.Is(err, errNoHeader):
 		return err.Error()
+	case errors.Is(err, zstd.ErrWindowSizeExceeded):
+		return "the answer asks for a larger zstd window than RFC 9659 allows"
+	case errors.Is(err, errDamaged):
+		return errDamaged.Error()
 	case errors.As(err, &dns):
 		return "the host name " + dns.Name + " cannot be resolved"
 	case errors.As(err, &errno):
