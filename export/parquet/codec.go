@@ -64,6 +64,9 @@ func (zstdCodec) EncodeLevel(dst, src []byte, level int) []byte {
 	return encoders[level-1]().EncodeAll(src, dst[:0])
 }
 
+// compressTo appends src, compressed, to dst.
+func compressTo(dst, src []byte, level int) []byte { return encoders[level-1]().EncodeAll(src, dst) }
+
 func (c zstdCodec) Encode(dst, src []byte) []byte { return c.EncodeLevel(dst, src, DefaultZstdLevel) }
 
 // Decode panics over a damaged frame, because the interface has no error; every caller in this package recovers.

@@ -73,7 +73,7 @@ func (f *File) describe() error {
 			if err := f.inside(chunk, rg.NumRows()); err != nil {
 				return fmt.Errorf("parquet: row group %d, column %q: %w", g, fields[i].Name, err)
 			}
-			if !cols[i].(merger).mergeChunk(statsOf(chunk)) {
+			if !cols[i].mergeChunk(statsOf(chunk)) {
 				whole[i] = false
 			}
 		}
@@ -121,10 +121,6 @@ func statsOf(chunk *metadata.ColumnChunkMetaData) chunkStats {
 		return chunkStats{}
 	}
 	return chunkStats{s}
-}
-
-type merger interface {
-	mergeChunk(chunkStats) (whole bool)
 }
 
 type minMax[T any] interface {

@@ -1,24 +1,29 @@
 package parquet
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 
 	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/apache/arrow/go/v17/arrow/array"
+	"github.com/apache/arrow/go/v17/arrow/memory"
 	"github.com/apache/arrow/go/v17/parquet"
 	"github.com/apache/arrow/go/v17/parquet/compress"
 	"github.com/apache/arrow/go/v17/parquet/file"
 	"github.com/apache/arrow/go/v17/parquet/metadata"
+	"github.com/apache/arrow/go/v17/parquet/schema"
 )
 
 // createdBy has the form that readers parse ("app version x (build y)"): some ignore the statistics of a file
 // whose writer they cannot parse.
 const createdBy = "tablexport version 1.0.0 (build arrow-go-17.0.0)"
+
+// magic is at both ends of a file.
+const magic = "PAR1"
 
 // ErrClosed is the error of a Writer that was closed.
 var ErrClosed = errors.New("parquet: the file is closed")
@@ -26,15 +31,14 @@ var ErrClosed = errors.New("parquet: the file is closed")
 // Writer writes one file. It buffers one row group at most, encoded and compressed but for the pages under way.
 // It is not safe for concurrent use. After an error every call returns that error, and the file is worthless.
 type Writer struct {
-	sink    *sink
-	schema  *arrow.Schema
-	opts    Options
-	file    *file.Writer
-	columns []column
-	dict    []bool // the column began its row group with a dictionary
+	sink     *sink
+	schema   *arrow.Schema
+	root     *schema.Schema
+	opts     Options
+	props    *parquet.WriterProperties
+	meta     *metadata.FileMetaDataBuilder
+	encoders []encoder
 
-	group      file.BufferedRowGroupWriter // nil between row groups
-	writers    []columnWriter
 	groupRows  int64
 	groupBytes int64 // decoded
 	groups     int
@@ -42,28 +46,19 @@ type Writer struct {
 	err        error
 }
 
-// columnWriter is the state of one column in the row group under way.
-type columnWriter struct {
-	file.ColumnChunkWriter
-	pageRows int64
-	values   int64 // rows since the row group began
-	trial    bool  // the dictionary has yet to prove itself
-}
-
 // sink remembers the first error, because the library swallows it, and hides Close, because the library would call it.
 type sink struct {
-	w    io.Writer
-	n    int64
-	err  error
-	hold *bytes.Buffer // while set, takes what is written
+	w   io.Writer
+	n   int64
+	err error
 }
+
+// Tell is the position in the file, which the library asks for.
+func (s *sink) Tell() int64 { return s.n }
 
 func (s *sink) Write(p []byte) (int, error) {
 	if s.err != nil {
 		return 0, s.err
-	}
-	if s.hold != nil {
-		return s.hold.Write(p)
 	}
 	n, err := s.w.Write(p)
 	s.n += int64(n)
@@ -76,42 +71,31 @@ func (s *sink) Write(p []byte) (int, error) {
 
 // NewWriter starts a file on w, which it never closes. The columns are those of schema, in order (see the package
 // comment for the types).
-func NewWriter(w io.Writer, schema *arrow.Schema, opts Options) (_ *Writer, err error) {
+func NewWriter(w io.Writer, schema *arrow.Schema, opts Options) (*Writer, error) {
 	if opts.ZstdLevel < 0 || opts.ZstdLevel > zstdLevels {
 		return nil, fmt.Errorf("parquet: zstd level %d: use 1 (fastest) to %d", opts.ZstdLevel, zstdLevels)
 	}
 	opts = opts.withDefaults()
-	root, err := fileSchema(schema)
+	return newWriter(w, schema, opts, opts.encoderConfig())
+}
+
+func newWriter(w io.Writer, fields *arrow.Schema, opts Options, cfg encoderConfig) (*Writer, error) {
+	root, err := fileSchema(fields)
 	if err != nil {
 		return nil, err
 	}
 	for _, k := range opts.Key {
-		if !schema.HasField(k) {
+		if !fields.HasField(k) {
 			return nil, fmt.Errorf("parquet: the key column %q is not among the columns", k)
 		}
 	}
-	out := &Writer{sink: &sink{w: w}, schema: schema, opts: opts, writers: make([]columnWriter, schema.NumFields())}
-	props := []parquet.WriterProperty{
-		parquet.WithRootRepetition(parquet.Repetitions.Required), // the default, REPEATED, is refused by some readers
-		parquet.WithVersion(parquet.V2_LATEST),
-		parquet.WithDataPageVersion(parquet.DataPageV1),
-		parquet.WithCreatedBy(createdBy),
-		parquet.WithCompression(compress.Codecs.Zstd),
-		parquet.WithCompressionLevel(opts.ZstdLevel),
-		parquet.WithDataPageSize(unlimited),
-		parquet.WithDictionaryPageSizeLimit(unlimited),
-		parquet.WithBatchSize(chunkRows),
-		parquet.WithMaxStatsSize(maxStatsBytes),
-	}
-	for _, f := range schema.Fields() {
-		c, err := newColumn(f)
+	out := &Writer{sink: &sink{w: w}, schema: fields, opts: opts}
+	for _, f := range fields.Fields() {
+		e, err := newEncoder(cfg, f, wantsDictionary(f, opts.Key))
 		if err != nil {
 			return nil, err
 		}
-		dict := wantsDictionary(f, opts.Key)
-		props = append(props, parquet.WithDictionaryFor(f.Name, dict))
-		out.columns = append(out.columns, c)
-		out.dict = append(out.dict, dict)
+		out.encoders = append(out.encoders, e)
 	}
 	meta := metadata.NewKeyValueMetadata()
 	for _, k := range sortedKeys(opts.Metadata) {
@@ -120,13 +104,17 @@ func NewWriter(w io.Writer, schema *arrow.Schema, opts Options) (_ *Writer, err 
 		}
 	}
 	err = guard(func() error {
-		out.file = file.NewParquetWriter(out.sink, root,
-			file.WithWriterProps(parquet.NewWriterProperties(props...)), file.WithWriteMetadata(meta))
-		return nil
+		out.root = schema.NewSchema(root)
+		out.props = parquet.NewWriterProperties(
+			parquet.WithRootRepetition(parquet.Repetitions.Required), // the default, REPEATED, is refused by some readers
+			parquet.WithVersion(parquet.V2_LATEST),
+			parquet.WithCreatedBy(createdBy),
+			parquet.WithCompression(compress.Codecs.Zstd),
+			parquet.WithCompressionLevel(opts.ZstdLevel))
+		out.meta = metadata.NewFileMetadataBuilder(out.root, out.props, meta)
+		_, err := out.sink.Write([]byte(magic))
+		return err
 	})
-	if out.sink.err != nil {
-		err = out.sink.err
-	}
 	if err != nil {
 		return nil, fmt.Errorf("parquet: cannot begin the file: %w", err)
 	}
@@ -242,19 +230,13 @@ func decodedBytes(rec arrow.Record, from, n int64) int64 {
 }
 
 func (w *Writer) writeRows(rec arrow.Record, from, n int64) error {
-	if w.group == nil {
-		if err := w.beginGroup(); err != nil {
-			return err
+	for i, e := range w.encoders {
+		arr := rec.Column(i)
+		nulls := nullsIn(arr, int(from), int(n))
+		if nulls > 0 && !w.schema.Field(i).Nullable {
+			return &CellError{Column: w.schema.Field(i).Name, Row: w.rows + firstNull(arr, from), Err: ErrNull}
 		}
-	}
-	for i, c := range w.columns {
-		part := array.NewSlice(rec.Column(i), from, from+n)
-		err := c.write(w.writers[i].ColumnChunkWriter, part, w.rows)
-		part.Release()
-		if err != nil {
-			return err
-		}
-		if err := w.afterBatch(i, n); err != nil {
+		if err := e.add(arr, int(from), int(n), nulls, w.rows); err != nil {
 			return err
 		}
 	}
@@ -267,99 +249,135 @@ func (w *Writer) writeRows(rec arrow.Record, from, n int64) error {
 	return nil
 }
 
-func (w *Writer) beginGroup() error {
-	w.group = w.file.AppendBufferedRowGroup()
-	w.groups++
-	for i := range w.writers {
-		cw, err := w.group.Column(i)
+// firstNull is the position of the first null from row from on, counted from there.
+func firstNull(arr arrow.Array, from int64) int64 {
+	for i := int(from); i < arr.Len(); i++ {
+		if arr.IsNull(i) {
+			return int64(i) - from
+		}
+	}
+	return 0
+}
+
+// endGroup writes the row group under way to the sink, a column at a time.
+func (w *Writer) endGroup() error {
+	if w.groupRows == 0 {
+		return nil
+	}
+	if w.groups == math.MaxInt16 { // the ordinal of a row group has 16 bits (parquet.thrift, RowGroup)
+		return fmt.Errorf("parquet: a file holds %d row groups at most: begin another file", math.MaxInt16)
+	}
+	group := w.meta.AppendRowGroup()
+	size := int64(0)
+	for i, e := range w.encoders {
+		n, err := w.writeChunk(group.NextColumnChunk(), int16(i), e.finish())
 		if err != nil {
 			return fmt.Errorf("parquet: column %q: %w", w.schema.Field(i).Name, err)
 		}
-		w.writers[i] = columnWriter{ColumnChunkWriter: cw, trial: w.dict[i]}
+		size += n
 	}
+	group.SetNumRows(int(w.groupRows))
+	if err := group.Finish(size, int16(w.groups)); err != nil {
+		return err
+	}
+	w.groups++
+	w.groupRows, w.groupBytes = 0, 0
 	return nil
 }
 
-// dictionary is what we need of the library's (internal) dictionary encoder.
-type dictionary interface {
-	DictEncodedSize() int
-	NumEntries() int
+// pager is what we need of the library's (unexported) page writer.
+type pager interface {
+	DictionaryPageOffset() int64
+	DataPageoffset() int64
+	TotalCompressedSize() int64
+	TotalUncompressedSize() int64
+	NumValues() int64
 }
 
-// afterBatch ends the page and gives up the dictionary where it is time.
-func (w *Writer) afterBatch(i int, n int64) error {
-	cw := &w.writers[i]
-	cw.pageRows += n
-	cw.values += n
-	if d, ok := cw.CurrentEncoder().(dictionary); ok && w.dict[i] && w.givesUp(cw, d) {
-		w.columns[i].seal(cw.ColumnChunkWriter)
-		cw.FallbackToPlain() // writes the dictionary and the pages that use it; the following pages are plain
-		cw.pageRows, cw.trial = 0, false
+// writeChunk writes the pages of a column and describes them in md. It returns their size before compression.
+func (w *Writer) writeChunk(md *metadata.ColumnChunkMetaDataBuilder, column int16, c chunk) (int64, error) {
+	if c.values != w.groupRows {
+		return 0, fmt.Errorf("%d of %d rows were encoded", c.values, w.groupRows)
 	}
-	buffered := cw.CurrentEncoder().EstimatedDataEncodedSize()
-	if cw.pageRows < pageRows && buffered < pageBytes {
-		return nil
+	pw, err := file.NewPageWriter(w.sink, compress.Codecs.Zstd, w.opts.ZstdLevel, md, int16(w.groups), column, memory.DefaultAllocator, false, nil, nil)
+	if err != nil {
+		return 0, err
 	}
-	if cw.pageRows == 0 {
-		return nil
-	}
-	return w.endPage(i)
-}
-
-// givesUp: a dictionary is bounded, and after a trial it must have halved the number of values.
-func (w *Writer) givesUp(cw *columnWriter, d dictionary) bool {
-	if d.DictEncodedSize() >= max(min(dictBytes, dictBytesAll/len(w.columns)), 16<<10) {
-		return true
-	}
-	if !cw.trial || cw.values < dictTrial {
-		return false
-	}
-	cw.trial = false
-	return int64(d.NumEntries()) > cw.values/2
-}
-
-func (w *Writer) endPage(i int) error {
-	cw := &w.writers[i]
-	w.columns[i].seal(cw.ColumnChunkWriter)
-	cw.pageRows = 0
-	flusher, ok := cw.ColumnChunkWriter.(interface{ FlushCurrentPage() error })
+	p, ok := pw.(pager)
 	if !ok {
-		return fmt.Errorf("parquet: the library's %T cannot end a page", cw.ColumnChunkWriter)
+		return 0, fmt.Errorf("the library's %T does not say where its pages are", pw)
 	}
-	return flusher.FlushCurrentPage()
+	used := metadata.EncodingStats{DictEncodingStats: map[parquet.Encoding]int32{}, DataEncodingStats: map[parquet.Encoding]int32{}}
+	if c.entries > 0 {
+		page := file.NewDictionaryPage(memory.NewBufferBytes(c.dict), int32(c.entries), parquet.Encodings.Plain)
+		if _, err := pw.WriteDictionaryPage(page); err != nil {
+			return 0, err
+		}
+		used.DictEncodingStats[parquet.Encodings.Plain] = 1
+	}
+	dataBytes := int64(0)
+	for _, d := range c.pages {
+		if d.size > math.MaxInt32 || len(d.data) > math.MaxInt32 {
+			return 0, fmt.Errorf("a page of %d bytes: no value may be longer than 2 GiB", d.size)
+		}
+		page := file.NewDataPageV1(memory.NewBufferBytes(d.data), int32(d.rows), d.encoding, parquet.Encodings.RLE, parquet.Encodings.RLE, int32(d.size))
+		if _, err := pw.WriteDataPage(page); err != nil {
+			return 0, err
+		}
+		page.Release()
+		dataBytes += int64(len(d.data))
+		used.DataEncodingStats[d.encoding]++
+	}
+	if p.TotalCompressedSize() < dataBytes || p.NumValues() != c.values {
+		return 0, fmt.Errorf("the library counts %d values in %d bytes, written were %d in more than %d", p.NumValues(), p.TotalCompressedSize(), c.values, dataBytes)
+	}
+	c.stats.Signed = md.Descr().SortOrder() == schema.SortSIGNED
+	c.stats.ApplyStatSizeLimits(maxStatsBytes)
+	md.SetStats(c.stats)
+	info := metadata.ChunkMetaInfo{
+		NumValues: p.NumValues(), DictPageOffset: p.DictionaryPageOffset(), IndexPageOffset: -1, DataPageOffset: p.DataPageoffset(),
+		CompressedSize: p.TotalCompressedSize(), UncompressedSize: p.TotalUncompressedSize(),
+	}
+	if err := md.Finish(info, c.entries > 0, false, used, nil); err != nil {
+		return 0, err
+	}
+	describeEncodings(md, used)
+	return info.UncompressedSize, nil
 }
 
-// endGroup closes the row group: its pages go to the sink.
-func (w *Writer) endGroup() error {
-	if w.group == nil {
-		return nil
+// describeEncodings corrects what the library says of a chunk's encodings: it says what it was configured to use, and lists the
+// counts in the order of a map.
+func describeEncodings(md *metadata.ColumnChunkMetaDataBuilder, used metadata.EncodingStats) {
+	meta := md.Contents().MetaData
+	md.Contents().FileOffset = 0 // "writers should set this field to 0 if no ColumnMetaData has been written outside the footer"
+	rle := meta.Encodings[:0]
+	// The numbers of parquet.thrift, because the library's type for them is internal.
+	if used.DataEncodingStats[parquet.Encodings.Plain] > 0 || len(used.DictEncodingStats) > 0 {
+		rle = append(rle, 0)
 	}
-	for i := range w.writers {
-		if w.writers[i].pageRows > 0 {
-			if err := w.endPage(i); err != nil {
-				return err
+	rle = append(rle, 3)
+	if used.DataEncodingStats[parquet.Encodings.DeltaBinaryPacked] > 0 {
+		rle = append(rle, 5)
+	}
+	if used.DataEncodingStats[parquet.Encodings.RLEDict] > 0 {
+		rle = append(rle, 8)
+	}
+	meta.Encodings = rle
+	list := meta.EncodingStats
+	for i := range list { // at most one dictionary page and three encodings
+		for j := i + 1; j < len(list); j++ {
+			if list[j].PageType > list[i].PageType || list[j].PageType == list[i].PageType && list[j].Encoding < list[i].Encoding {
+				list[i], list[j] = list[j], list[i]
 			}
 		}
-		w.writers[i].ColumnChunkWriter = nil
 	}
-	group := w.group
-	w.group, w.groupRows, w.groupBytes = nil, 0, 0
-	return group.Close()
 }
 
 // Written is the number of bytes handed to the sink plus an estimate of what is buffered.
 func (w *Writer) Written() int64 {
 	n := w.sink.n
-	if w.group == nil {
-		return n
-	}
-	for i := range w.writers {
-		if cw := w.writers[i].ColumnChunkWriter; cw != nil {
-			n += cw.TotalCompressedBytes()
-			if w.writers[i].pageRows > 0 {
-				n += cw.CurrentEncoder().EstimatedDataEncodedSize() / 2
-			}
-		}
+	for _, e := range w.encoders {
+		n += e.buffered()
 	}
 	return n
 }
@@ -367,36 +385,20 @@ func (w *Writer) Written() int64 {
 // Rows is the number of rows written so far.
 func (w *Writer) Rows() int64 { return w.rows }
 
-// writeFooter ends the file. The library's footer is held back and corrected: it says of every column chunk that it has no
-// distinct value, because it writes a count that it never made.
+// writeFooter ends the file.
 func (w *Writer) writeFooter() error {
-	var held bytes.Buffer
-	w.sink.hold = &held
-	err := w.file.FlushWithFooter() // not Close: that returns nil whatever happened
-	w.sink.hold = nil
+	md, err := w.meta.Finish()
 	if err != nil {
 		return err
 	}
-	const tail = 8 // length and magic
-	if held.Len() < tail {
-		return fmt.Errorf("parquet: the library wrote a footer of %d bytes", held.Len())
-	}
-	md, err := metadata.NewFileMetaData(held.Bytes()[:held.Len()-tail], nil)
-	if err != nil {
-		return fmt.Errorf("parquet: the library's footer cannot be read: %w", err)
-	}
-	for _, rg := range md.RowGroups {
-		for _, c := range rg.Columns {
-			if s := c.MetaData.Statistics; s != nil {
-				s.DistinctCount = nil
-			}
-		}
+	if md.NumRows != w.rows {
+		return fmt.Errorf("parquet: the library counts %d rows, %d were written", md.NumRows, w.rows)
 	}
 	n, err := md.WriteTo(w.sink, nil)
 	if err != nil {
 		return err
 	}
-	_, err = w.sink.Write(append(binary.LittleEndian.AppendUint32(nil, uint32(n)), "PAR1"...))
+	_, err = w.sink.Write(append(binary.LittleEndian.AppendUint32(nil, uint32(n)), magic...))
 	return err
 }
 
@@ -406,20 +408,14 @@ func (w *Writer) Close() (Footer, error) {
 		if err := w.endGroup(); err != nil {
 			return err
 		}
-		if err := w.writeFooter(); err != nil {
-			return err
-		}
-		if int64(w.file.NumRows()) != w.rows {
-			return fmt.Errorf("parquet: the library counts %d rows, %d were written", w.file.NumRows(), w.rows)
-		}
-		return nil
+		return w.writeFooter()
 	})
 	if err != nil {
 		return Footer{}, err
 	}
 	w.err = ErrClosed
-	f := Footer{Rows: w.rows, Size: w.sink.n, RowGroups: w.groups, Columns: make(map[string]ColumnStats, len(w.columns))}
-	for i, c := range w.columns {
+	f := Footer{Rows: w.rows, Size: w.sink.n, RowGroups: w.groups, Columns: make(map[string]ColumnStats, len(w.encoders))}
+	for i, c := range w.encoders {
 		f.Columns[w.schema.Field(i).Name] = c.stats()
 	}
 	return f, nil

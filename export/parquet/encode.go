@@ -1,0 +1,288 @@
+package parquet
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/apache/arrow/go/v17/arrow"
+	"github.com/apache/arrow/go/v17/arrow/array"
+	"github.com/apache/arrow/go/v17/arrow/bitutil"
+	"github.com/apache/arrow/go/v17/parquet"
+	"github.com/apache/arrow/go/v17/parquet/metadata"
+	"github.com/klauspost/compress/huff0"
+)
+
+// encoder turns the values of one column into column chunks, one per row group. It is the seam between the row groups
+// ([Writer]) and the pages: another way of coding a column is another implementation of it.
+//
+// Ours code the pages themselves and leave page headers, offsets and the footer to the library. Its own column writers
+// box every value on the way into their dictionaries, cannot end a dictionary that does not pay without writing it, and
+// keep references into the caller's memory.
+type encoder interface {
+	// add appends n rows of arr from row from on, of which nulls are null. row is their position in the file. No reference to
+	// arr is kept. The error is a *CellError.
+	add(arr arrow.Array, from, n, nulls int, row int64) error
+	// finish ends the column chunk. What it returns is valid until the next add, which begins another one.
+	finish() chunk
+	// buffered is the size of the chunk under way: pages as they are, and an estimate of the one being filled.
+	buffered() int64
+	// stats are those of everything that was added, over all chunks.
+	stats() ColumnStats
+}
+
+// chunk is one column of one row group, ready to be written.
+type chunk struct {
+	dict    []byte // the dictionary page's values, PLAIN; empty: no dictionary
+	entries int
+	pages   []page
+	values  int64 // rows, nulls included
+	stats   metadata.EncodedStatistics
+}
+
+// page is a data page: levels and values, compressed.
+type page struct {
+	data     []byte
+	rows     int
+	size     int // before compression
+	encoding parquet.Encoding
+}
+
+// encoderConfig is what the encoders of a file share.
+type encoderConfig struct {
+	level     int
+	huff      *huff0.Scratch
+	groupRows int // rows that a row group has, more or less
+	pageRows  int // a page ends when it has as many rows
+	pageBytes int // or as many bytes
+	dictTrial int // values after which a dictionary must have paid
+	dictBytes int // memory for the dictionary of one column
+	dicts     *dictBudget
+}
+
+// dictBudget is the memory that the dictionaries of all columns may take together. It is not safe for concurrent use.
+type dictBudget struct{ left int }
+
+// grow takes as much more as *taken lacks to want. false: there is not that much.
+func (b *dictBudget) grow(taken *int, want int) bool {
+	more := max(want-*taken, 0)
+	if more > b.left {
+		return false
+	}
+	b.left -= more
+	*taken += more
+	return true
+}
+
+// release gives everything back.
+func (b *dictBudget) release(taken *int) {
+	b.left += *taken
+	*taken = 0
+}
+
+// pages collects the pages of a column chunk. The memory is used again for the next chunk.
+type pages struct {
+	encoderConfig
+	nullable bool
+	levels   validity // of the page under way
+	body     []byte   // scratch: a page before compression
+	arena    []byte   // the pages after it
+	ends     []int    // where in arena each page ends
+	list     []page
+
+	raw, packed int64 // of this chunk, before and after compression
+	store       int   // chunks that are stored before compression is tried again
+	storing     bool
+	entropy     map[parquet.Encoding]entropyTrial
+}
+
+// entropyTrial: whether pages of one encoding are as small without a search for repeats, and for how many pages that holds.
+type entropyTrial struct {
+	enough bool
+	pages  int
+}
+
+// begin returns the page's body with the levels in it.
+func (p *pages) begin() []byte {
+	if !p.nullable {
+		return p.body[:0]
+	}
+	return p.levels.appendLevels(p.body[:0])
+}
+
+// end compresses the body that begin returned and its caller completed.
+func (p *pages) end(body []byte, enc parquet.Encoding) {
+	from := len(p.arena)
+	if p.storing {
+		p.arena = appendStored(p.arena, body)
+	} else {
+		p.compress(body, enc)
+	}
+	p.raw += int64(len(body))
+	p.packed += int64(len(p.arena) - from)
+	p.list = append(p.list, page{rows: p.levels.rows, size: len(body), encoding: enc})
+	p.ends = append(p.ends, len(p.arena))
+	p.body = body
+	p.levels.reset()
+}
+
+// compress appends the body to the arena: with a search for repeats or without, whatever the last trial was in favor of.
+func (p *pages) compress(body []byte, enc parquet.Encoding) {
+	t := p.entropy[enc]
+	t.pages--
+	from := len(p.arena)
+	switch {
+	case t.pages >= 0 && t.enough:
+		p.arena = appendEntropy(p.arena, body, p.huff)
+	case t.pages >= 0:
+		p.arena = compressTo(p.arena, body, p.level)
+	default:
+		p.arena = compressTo(p.arena, body, p.level)
+		searched := len(p.arena)
+		p.arena = appendEntropy(p.arena, body, p.huff)
+		size, plain := searched-from, len(p.arena)-searched
+		t.enough, t.pages = plain*100 <= size*(100+entropyWorse), entropyPages
+		if t.enough {
+			copy(p.arena[from:], p.arena[searched:])
+			p.arena = p.arena[:from+plain]
+		} else {
+			p.arena = p.arena[:searched]
+		}
+	}
+	p.entropy[enc] = t
+}
+
+// Pages are compressed without a search for repeats while that makes them at most so much longer, in percent; after so
+// many pages it is looked at again.
+const (
+	entropyWorse = 1
+	entropyPages = 30
+)
+
+// The share of a chunk that zstd must save for the next one to be compressed too, and for how many chunks it is not.
+const (
+	leastSaved = 4 // percent
+	retryAfter = 8
+)
+
+// chunk ends the chunk. The dictionary page is not in the reckoning: it is always compressed.
+func (p *pages) chunk() chunk {
+	c := chunk{pages: p.list}
+	from := 0
+	for i := range p.list {
+		p.list[i].data = p.arena[from:p.ends[i]:p.ends[i]]
+		from = p.ends[i]
+		c.values += int64(p.list[i].rows)
+	}
+	switch {
+	case p.storing:
+		p.store--
+	case p.raw > 0 && p.raw-p.packed < p.raw*leastSaved/100:
+		p.store = retryAfter
+	}
+	p.storing = p.store > 0
+	p.arena, p.ends, p.list = p.arena[:0], p.ends[:0], p.list[:0]
+	p.raw, p.packed = 0, 0
+	return c
+}
+
+func (p *pages) buffered() int64 { return int64(len(p.arena)) }
+
+// pageFull: a page ends by rows and by bytes.
+func (p *pages) pageFull(bytes int) bool {
+	return p.levels.rows >= p.pageRows || p.levels.rows > 0 && bytes >= p.pageBytes
+}
+
+// validBits is the bitmap of arr and the position of its row from in it; nil when there are no nulls.
+func validBits(arr arrow.Array, from int) (bitmap []byte, off int) {
+	return arr.NullBitmapBytes(), arr.Data().Offset() + from
+}
+
+func bitSet(bitmap []byte, i int) bool { return bitmap[i>>3]>>(i&7)&1 != 0 }
+
+// nullsIn counts the nulls among n rows of arr.
+func nullsIn(arr arrow.Array, from, n int) int {
+	bitmap, off := validBits(arr, from)
+	if len(bitmap) == 0 || arr.NullN() == 0 {
+		return 0
+	}
+	return n - bitutil.CountSetBits(bitmap, off, n)
+}
+
+// trial is what a column learns about dictionaries within a row group, and from one to the next.
+type trial struct {
+	pending bool // the dictionary of this chunk has yet to prove itself
+	rest    int  // chunks to go without a dictionary
+	rows    int  // rows of this chunk so far
+	group   int  // rows that a chunk has, more or less
+}
+
+// begins says whether a chunk begins with a dictionary.
+func (t *trial) begins() bool {
+	t.rows = 0
+	if t.rest > 0 {
+		t.rest--
+	}
+	t.pending = t.rest == 0
+	return t.pending
+}
+
+// lost: the next chunks do without.
+func (t *trial) lost() { t.rest = retryAfter }
+
+// foresee says how many values the chunk will have, and how many of them will be distinct, after values with distinct
+// different ones: as many as if all were drawn at random from one set. Where values come in clusters it says too few.
+func (t *trial) foresee(distinct, values int) (allDistinct, all float64) {
+	n, d := float64(values), float64(distinct)
+	all = max(n, n*float64(t.group)/float64(max(t.rows, 1)))
+	if distinct >= values || values == 0 {
+		return all, all
+	}
+	// d = N·(1−exp(−n/N)) for the size N of the set; x is n/N. The left side falls as x grows.
+	lo, hi := 1e-9, 1e3
+	for range 50 {
+		if x := (lo + hi) / 2; -math.Expm1(-x)/x > d/n {
+			lo = x
+		} else {
+			hi = x
+		}
+	}
+	size := max(n/hi, d)
+	return min(-math.Expm1(-all/size)*size, all), all
+}
+
+// newEncoder makes the encoder of a field whose type node accepted. dict says whether it may use a dictionary.
+func newEncoder(cfg encoderConfig, f arrow.Field, dict bool) (encoder, error) {
+	switch t := f.Type.(type) {
+	case *arrow.BooleanType:
+		return boolEncoder(cfg, f), nil
+	case *arrow.Int8Type:
+		return intEncoder(cfg, f, 4, intColumn[int32](f), converted[int8, int32](func(a arrow.Array) []int8 { return a.(*array.Int8).Int8Values() }), plain32, dict), nil
+	case *arrow.Int16Type:
+		return intEncoder(cfg, f, 4, intColumn[int32](f), converted[int16, int32](func(a arrow.Array) []int16 { return a.(*array.Int16).Int16Values() }), plain32, dict), nil
+	case *arrow.Int32Type:
+		return intEncoder(cfg, f, 4, intColumn[int32](f), direct(func(a arrow.Array) []int32 { return a.(*array.Int32).Int32Values() }), plain32, dict), nil
+	case *arrow.Int64Type:
+		return intEncoder(cfg, f, 8, intColumn[int64](f), direct(func(a arrow.Array) []int64 { return a.(*array.Int64).Int64Values() }), plain64, dict), nil
+	case *arrow.Float32Type:
+		return floatEncoder(cfg, f, 4, direct(func(a arrow.Array) []float32 { return a.(*array.Float32).Float32Values() }), plainFloats), nil
+	case *arrow.Float64Type:
+		return floatEncoder(cfg, f, 8, direct(func(a arrow.Array) []float64 { return a.(*array.Float64).Float64Values() }), plainDoubles), nil
+	case *arrow.Date32Type:
+		return intEncoder(cfg, f, 4, dateColumn(f), converted[arrow.Date32, int32](func(a arrow.Array) []arrow.Date32 { return a.(*array.Date32).Date32Values() }), plain32, dict), nil
+	case *arrow.TimestampType:
+		return intEncoder(cfg, f, 8, timestampColumn(f), converted[arrow.Timestamp, int64](func(a arrow.Array) []arrow.Timestamp { return a.(*array.Timestamp).TimestampValues() }), plain64, dict), nil
+	case *arrow.StringType:
+		return &textColumn{pages: newPages(cfg, f), name: f.Name, dict: dict, stat: byteColumn(f, func(v parquet.ByteArray) any { return string(v) })}, nil
+	case *arrow.BinaryType:
+		return &textColumn{pages: newPages(cfg, f), name: f.Name, binary: true, stat: byteColumn(f, nil)}, nil
+	case *arrow.Decimal128Type:
+		switch {
+		case t.Precision <= 9:
+			return intEncoder(cfg, f, 4, shortDecimal[int32](f, t), takeShort[int32](f.Name, t.Precision), plain32, dict), nil
+		case t.Precision <= 18:
+			return intEncoder(cfg, f, 8, shortDecimal[int64](f, t), takeShort[int64](f.Name, t.Precision), plain64, dict), nil
+		}
+		return wideEncoder(cfg, f, t, dict), nil
+	}
+	return nil, fmt.Errorf("parquet: column %q: the type %s cannot be published", f.Name, f.Type)
+}
