@@ -75,7 +75,7 @@ type FileSecrets struct {
 type Instance struct {
 	URL               string   `yaml:"url" jsonschema:"required,format=uri" jsonschema_description:"https://acme.my.erp.net. The Table API site is discovered from it."`
 	Token             string   `yaml:"token" jsonschema:"required" jsonschema_description:"Name of the token in the vault, e.g. bi/acme-reader. Never the token itself."`
-	TableAPI          string   `yaml:"table_api" jsonschema:"format=uri" jsonschema_description:"Base address of the Table API, if it must not be discovered. Must be on the host of url."`
+	TableAPI          string   `yaml:"table_api" jsonschema:"format=uri" jsonschema_description:"Base address of the Table API, if it must not be discovered. May be on another host than url; the token is bound to that host then."`
 	Concurrency       int      `yaml:"concurrency" jsonschema:"minimum=1,maximum=16,default=2" jsonschema_description:"Requests in flight at once. ERP.net allows 2 by default."`
 	RequestsPerMinute int      `yaml:"requests_per_minute" jsonschema:"minimum=1,maximum=100000,default=600" jsonschema_description:"Requests started per minute at most."`
 	CAFile            string   `yaml:"ca_file" jsonschema_description:"PEM file of the certificate authority, instead of the system's."`
@@ -129,7 +129,7 @@ type Job struct {
 	Scope       string    `yaml:"scope" jsonschema:"required" jsonschema_description:"Name of the scope."`
 	Delegated   bool      `yaml:"delegated" jsonschema_description:"true: accept scope rules on an owner's columns, which only the server can enforce. Stamped on the dataset."`
 	Store       string    `yaml:"store" jsonschema:"required" jsonschema_description:"Name of the store."`
-	Path        string    `yaml:"path" jsonschema:"required" jsonschema_description:"Where in the store, e.g. sales/order_lines. One job per path."`
+	Path        string    `yaml:"path" jsonschema:"required" jsonschema_description:"Where in the store, e.g. sales/order_lines. One job per path; no part of it begins with _ or a dot."`
 	Paging      Paging    `yaml:"paging" jsonschema_description:"How the table is paged. The default finds out."`
 	Schedule    *Schedule `yaml:"schedule" jsonschema_description:"When the job runs."`
 }

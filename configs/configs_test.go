@@ -103,6 +103,25 @@ func TestProblems(t *testing.T) {
 	}
 }
 
+// A site at an address of its own, and jobs side by side in stores that overlap, are in order.
+func TestAccepted(t *testing.T) {
+	c, err := configs.Parse("t.yaml", []byte(`environment: production
+secrets: {file: {path: ./s.age}}
+instances: {acme: {url: "https://acme.my.erp.net", token: bi/reader, table_api: "https://tables.acme.example/odata/"}}
+stores: {lake: {file: {path: /lake}}, sales: {file: {path: /lake/sales}}, s3: {s3: {bucket: lake}}, minio: {s3: {bucket: lake, endpoint: "https://minio.acme.example"}}}
+scopes: {all: {unrestricted: true}}
+jobs:
+  a: {instance: acme, table: T, scope: all, store: lake, path: sales/a}
+  ab: {instance: acme, table: T, scope: all, store: sales, path: ab}
+  b: {instance: acme, table: T, scope: all, store: sales, path: b/c_d.e}
+  c: {instance: acme, table: T, scope: all, store: s3, path: sales/a}
+  d: {instance: acme, table: T, scope: all, store: minio, path: sales/a}
+`), checks)
+	if err != nil || c.Instances["acme"].TableAPI != "https://tables.acme.example/odata/" {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestMissingFile(t *testing.T) {
 	_, err := configs.Load(filepath.Join(t.TempDir(), "none.yaml"), checks)
 	if err == nil || !strings.Contains(err.Error(), "tablexport init") {

@@ -3,7 +3,6 @@ package configs
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"net/url"
 	"path"
@@ -117,26 +116,10 @@ func (v *validator) instance(key string, i Instance) {
 	}
 	if i.TableAPI != "" {
 		v.address(key+".table_api", i.TableAPI, "https://acme.my.erp.net/tableapi/odata/", sandbox)
-		if hostPort(i.TableAPI) != hostPort(i.URL) {
-			v.at(key+".table_api", "on another host than url, and a token is bound to one host",
-				"give url the host that serves the Table API")
-		}
 	}
 	if i.Token != "" && !looksSecret(i.Token) && (!tokenName.MatchString(i.Token) || len(i.Token) > 128) {
 		v.at(key+".token", "not a token's name", "write a name such as bi/acme-reader: lower-case letters, digits, - _ . and /")
 	}
-}
-
-func hostPort(address string) string {
-	u, err := url.Parse(address)
-	if err != nil {
-		return ""
-	}
-	port := u.Port()
-	if port == "" {
-		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
-	}
-	return strings.ToLower(net.JoinHostPort(u.Hostname(), port))
 }
 
 var bucketName = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
@@ -164,6 +147,17 @@ func (v *validator) store(key string, s Store) {
 func cleanPath(p string) bool {
 	return p != "" && p == path.Clean(p) && !strings.HasPrefix(p, "/") && !strings.HasPrefix(p, "..") && p != "." &&
 		!strings.ContainsAny(p, " \\\x00?#%*:\"<>|") && len(p) <= 512 && utf8.ValidString(p)
+}
+
+// hidden tells paths that readers of data lakes skip: Delta keeps its own files under _delta_log, and Spark and its kin pass over
+// every name that begins with _ or a dot.
+func hidden(p string) bool {
+	for part := range strings.SplitSeq(p, "/") {
+		if strings.HasPrefix(part, "_") || strings.HasPrefix(part, ".") {
+			return true
+		}
+	}
+	return false
 }
 
 func (v *validator) scope(key string, s Scope) {
@@ -198,8 +192,12 @@ func (v *validator) job(key string, j Job) {
 	if j.Filter != "" {
 		v.text(key+".filter", j.Filter, v.checks.Filter)
 	}
-	if j.Path != "" && !cleanPath(j.Path) {
+	switch {
+	case j.Path == "":
+	case !cleanPath(j.Path):
 		v.at(key+".path", "not a clean path", "write it like sales/order_lines: relative, with slashes, without .. or spaces")
+	case hidden(j.Path):
+		v.at(key+".path", "a part of it begins with _ or a dot, which readers of Delta tables and Parquet files take for hidden", "write it like sales/order_lines")
 	}
 	if s := j.Schedule; s != nil {
 		v.schedule(key+".schedule", s)
@@ -272,22 +270,4 @@ func (c *Config) inside(at Position, text string, offset int) int {
 		return 0
 	}
 	return utf8.RuneCountInString(line[:start+offset]) + 1 - at.Column
-}
-
-// destinations refuses two jobs that would publish into one another.
-func (v *validator) destinations() {
-	type place struct{ job, path string }
-	byStore := map[string][]place{}
-	for _, name := range sortedKeys(v.Jobs) {
-		j := v.Jobs[name]
-		if j.Path == "" {
-			continue
-		}
-		for _, other := range byStore[j.Store] {
-			if other.path == j.Path || strings.HasPrefix(j.Path, other.path+"/") || strings.HasPrefix(other.path, j.Path+"/") {
-				v.at("jobs."+name+".path", fmt.Sprintf("inside the dataset of job %q, or around it", other.job), "give every job a path of its own")
-			}
-		}
-		byStore[j.Store] = append(byStore[j.Store], place{name, j.Path})
-	}
 }

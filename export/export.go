@@ -56,7 +56,7 @@ type Spec struct {
 	Description  string
 	Schema       *arrow.Schema // of the checked records; column comments in the field metadata ("comment")
 	Key          []string
-	AcceptSchema bool   // publish even if columns went, changed type or became stricter
+	AcceptSchema bool   // publish even if columns went, changed type or became stricter, or another job has published before
 	Engine       string // "tablexport/1.2.3"
 	FileBytes    int64  // size at which the next file is begun (512 MiB)
 	Parquet      parquet.Options
@@ -115,9 +115,9 @@ type Commit struct {
 	Rows       int64
 	Files      int
 	Bytes      int64
-	Removed    int // files of the previous version
-	SchemaDiff []string
-	Repeated   bool // this run had been published before (txn): nothing new was written
+	Removed    int      // files of the previous version
+	SchemaDiff []string // how columns, job and scope differ from the version before: see [SchemaChange].Diff; "scope: narrow (verified) → all (unrestricted)"
+	Repeated   bool     // this run had been published before (txn): nothing new was written
 }
 
 // Snapshot is the dataset's log snapshot.

@@ -48,7 +48,7 @@ type part struct {
 }
 
 // Begin reads the snapshot and checks the schema. The error is *SchemaChange when the schema is not an addition of
-// nullable columns and AcceptSchema is not set, and *delta.Unsupported when the table is one that other engines have made into something
+// nullable columns and AcceptSchema is not set, *OtherJob when another job has published the dataset and AcceptSchema is not set, and *delta.Unsupported when the table is one that other engines have made into something
 // that we must not write to.
 //
 // When this run has been published before (its answer was lost, say), the refresh writes nothing, and Commit returns
@@ -112,7 +112,7 @@ func (r *Refresh) Published() (Commit, bool) {
 	return *r.repeated, true
 }
 
-// SchemaDiff is how the columns differ from the published ones, in the form of [SchemaChange].Diff.
+// SchemaDiff is how columns, job and scope differ from the published ones, in the form of [Commit].SchemaDiff.
 func (r *Refresh) SchemaDiff() []string {
 	if r.plan == nil {
 		return nil

@@ -19,6 +19,20 @@ func (e *SchemaChange) Error() string {
 		e.Dataset, strings.Join(e.Diff, "; "))
 }
 
+// OtherJob refuses a refresh of a dataset that another job has published: two jobs with one path would replace each other's
+// rows, each under its own filter and scope. A job that was given another name looks the same.
+type OtherJob struct {
+	Dataset   string
+	Published string // the job whose refresh the newest version is
+	Job       string // the job of this refresh
+}
+
+// Error implements error.
+func (e *OtherJob) Error() string {
+	return fmt.Sprintf("export: the dataset %q was published by job %s; job %s would replace it; give it another path, or run with --accept-schema",
+		e.Dataset, e.Published, e.Job)
+}
+
 func describe(f delta.Field) string {
 	if f.Nullable {
 		return f.Type
@@ -83,7 +97,7 @@ func withMetadata(f, old delta.Field) delta.Field {
 type plan struct {
 	metadata *delta.Metadata // nil: as published
 	protocol *delta.Protocol // nil: as published
-	diff     []string
+	diff     []string        // of the columns, then of job and scope
 }
 
 func (d *Dataset) plan(base *delta.Snapshot, spec *Spec, newID func() string) (*plan, error) {
@@ -94,6 +108,10 @@ func (d *Dataset) plan(base *delta.Snapshot, spec *Spec, newID func() string) (*
 	p := &plan{}
 	fields := fresh
 	if base.Version >= 0 {
+		conf := base.Metadata.Configuration
+		if job := conf[confJob]; job != "" && job != spec.Job && !spec.AcceptSchema {
+			return nil, &OtherJob{Dataset: d.name(), Published: job, Job: spec.Job}
+		}
 		old, err := delta.ParseSchema(base.Metadata.SchemaString)
 		if err != nil {
 			return nil, err
@@ -102,7 +120,7 @@ func (d *Dataset) plan(base *delta.Snapshot, spec *Spec, newID func() string) (*
 		if !additive && !spec.AcceptSchema {
 			return nil, &SchemaChange{Dataset: d.name(), Diff: diff}
 		}
-		if p.diff = diff; additive {
+		if p.diff = append(diff, originDiff(conf, provenance(spec))...); additive {
 			fields = merged
 		}
 	}
@@ -164,4 +182,39 @@ func provenance(spec *Spec) map[string]string {
 		}
 	}
 	return out
+}
+
+// originDiff says how job and scope of a refresh differ from those of the version that it replaces. A wider scope under
+// the same path is no error, but whoever reads the dataset must be able to see it. A table that was never published by tablexport
+// has neither.
+func originDiff(old, now map[string]string) (diff []string) {
+	if was := old[confJob]; was != "" && was != now[confJob] {
+		diff = append(diff, fmt.Sprintf("job: %s → %s", was, now[confJob]))
+	}
+	if old[confEnforcement] == "" {
+		return diff
+	}
+	stamp := func(conf map[string]string) string {
+		return fmt.Sprintf("%s (%s)", conf[confScope], conf[confEnforcement])
+	}
+	if was, is := stamp(old), stamp(now); was != is {
+		diff = append(diff, fmt.Sprintf("scope: %s → %s", was, is))
+	}
+	for _, c := range []struct{ key, what string }{{confWhere, "where"}, {confDelegated, "delegated"}} {
+		if was, is := old[c.key], now[c.key]; was != is {
+			diff = append(diff, fmt.Sprintf("scope %s: %s → %s", c.what, brief(was), brief(is)))
+		}
+	}
+	return diff
+}
+
+// brief is a rule for a line of a difference, 200 characters of it at most; the whole rules are in the versions' stamps.
+func brief(rule string) string {
+	if rule == "" {
+		return "none"
+	}
+	if r := []rune(rule); len(r) > 200 {
+		return string(r[:199]) + "…"
+	}
+	return rule
 }

@@ -57,11 +57,6 @@ func viewName(s *delta.Snapshot) string {
 // sqlText quotes a text for SQL: quotes doubled.
 func sqlText(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
 
-// sparkText quotes a text for Spark SQL, whose backslash escapes.
-func sparkText(s string) string {
-	return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(s) + "'"
-}
-
 // pyText quotes a text for Python. A Go string literal of it is one of Python, too, for all that a path can hold.
 func pyText(s string) string { return strconv.QuoteToGraphic(s) }
 
@@ -73,12 +68,12 @@ func mText(s string) string {
 const s3Secret = "-- credentials from the environment, a profile or the instance\nINSTALL httpfs; LOAD httpfs; INSTALL aws; LOAD aws;\nCREATE OR REPLACE SECRET (TYPE s3, PROVIDER credential_chain);\n"
 
 func (p place) duckdb() Snippet {
-	text, loc := "INSTALL delta; LOAD delta;\n", fileURL(p.location)
+	text := "INSTALL delta; LOAD delta;\n"
 	if p.remote {
-		text, loc = s3Secret+text, p.location
+		text = s3Secret + text
 	}
 	return Snippet{Tool: "DuckDB", Language: "sql",
-		Text: text + fmt.Sprintf("CREATE OR REPLACE VIEW %s AS SELECT * FROM delta_scan(%s);\nSELECT count(*) FROM %[1]s;", p.view, sqlText(loc)),
+		Text: text + fmt.Sprintf("CREATE OR REPLACE VIEW %s AS SELECT * FROM delta_scan(%s);\nSELECT count(*) FROM %[1]s;", p.view, sqlText(p.location)),
 		Note: "reads the newest version each time"}
 }
 
@@ -103,6 +98,9 @@ func (p place) duckdbFiles(files []LiveFile, version int64) Snippet {
 	return out
 }
 
+// spark is Python, not SQL: what every notebook takes. Spark 3 guesses that a Parquet file that it has not written may be in the
+// old Julian calendar, and fails on days before 1582-10-15 and times before 1900 unless told otherwise:
+// https://spark.apache.org/docs/3.5.1/sql-data-sources-parquet.html, spark.sql.parquet.datetimeRebaseModeInRead.
 func (p place) spark() Snippet {
 	loc := p.location
 	note := "needs delta-spark (built into Databricks and Fabric)"
@@ -112,12 +110,15 @@ func (p place) spark() Snippet {
 	} else {
 		loc = fileURL(loc)
 	}
-	return Snippet{Tool: "Spark", Language: "sql",
-		Text: fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s USING DELTA LOCATION %s;\nSELECT count(*) FROM %[1]s;", p.view, sparkText(loc)), Note: note}
+	return Snippet{Tool: "Spark", Language: "python", Note: note, Text: fmt.Sprintf(
+		"# old dates are stored as they are (Gregorian calendar); Spark 3 would refuse those before 1582-10-15, and times before 1900\n"+
+			"spark.conf.set(\"spark.sql.parquet.datetimeRebaseModeInRead\", \"CORRECTED\")\n"+
+			"df = spark.read.format(\"delta\").load(%s)\ndf.createOrReplaceTempView(\"%s\")\nspark.sql(\"SELECT count(*) FROM %[2]s\").show()",
+		pyText(loc), p.view)}
 }
 
-// fileURL is the file:// URL of a local path: DuckDB's delta_scan wants one, and Spark takes a bare path for one of its default file
-// system.
+// fileURL is the file:// URL of a local path: Spark takes a bare path for one of its default file system, which may be HDFS.
+// Hadoop wants no percent-encoding in it.
 func fileURL(path string) string {
 	path = filepath.ToSlash(path)
 	if !strings.HasPrefix(path, "/") {

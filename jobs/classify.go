@@ -192,7 +192,8 @@ var rules = []rule{
 	{Config, as[*filter.Problem]},
 	{Config, as[*edm.PathError]},
 	{Config, as[*odata.AddressError]},
-	{Config, is(delta.ErrNoVersion, ledger.ErrNotFound)}, // a version or run that was asked for by its number
+	{Config, as[*export.OtherJob]},
+	{Config, is(delta.ErrNoVersion, ledger.ErrNotFound, ledger.ErrAccess, export.ErrNotKey)}, // a version or run that was asked for by its number
 	{Config, code(store.Invalid, store.Refused)},
 
 	{Conflict, as[*delta.Conflict]},
@@ -210,7 +211,8 @@ var rules = []rule{
 	// A server that cannot be reached explains an unproven scan, so it comes before.
 	{Later, as[*odata.UnavailableError]},
 	{Later, code(store.Full)},
-	{Later, is(syscall.ENOSPC, syscall.EDQUOT)},
+	{Later, is(syscall.ENOSPC, syscall.EDQUOT, ledger.ErrFull, ledger.ErrDisk, ledger.ErrBusy)},
+	{Other, is(ledger.ErrCorrupt)},
 	{Transient, code(store.Unavailable)},
 	{Transient, code(store.NotFound)}, // a staged part is gone: a new run writes it anew
 	{Later, status(429, 429)},

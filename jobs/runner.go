@@ -319,6 +319,7 @@ func (x *run) scan(ctx context.Context, session *odata.Session, refresh *export.
 	q := x.plan.Query()
 	q.Attempt = attempt
 	q.Progress = func(p odata.Progress) { x.progress(Scanning, attempt, p) }
+	q.Inspect = x.inspect
 	scan, err := session.Scan(q)
 	if err != nil {
 		return evidence.Evidence{Attempts: attempt}, err
@@ -329,7 +330,7 @@ func (x *run) scan(ctx context.Context, session *odata.Session, refresh *export.
 			err = x.move(ctx, rec, read, refresh)
 		}
 		if err != nil {
-			return scan.Evidence(), err
+			return scan.Evidence(), x.violated(ctx, err)
 		}
 		read += rec.NumRows()
 	}
@@ -340,19 +341,35 @@ func (x *run) scan(ctx context.Context, session *odata.Session, refresh *export.
 func (x *run) move(ctx context.Context, rec arrow.Record, read int64, refresh *export.Refresh) error {
 	checked, err := x.plan.Scope.Check(rec)
 	if err != nil {
-		return x.violated(ctx, err, read)
+		return placed(err, read)
 	}
 	defer checked.Release()
 	return refresh.Write(ctx, checked)
 }
 
+// inspect checks rows as they come in, those included that the scan then drops or asks for again: that a server sends
+// a foreign row is what must be known, even where the row would not have been written.
+func (x *run) inspect(rec arrow.Record, before int64) error {
+	checked, err := x.plan.Scope.Check(rec)
+	checked.Release()
+	return placed(err, before)
+}
+
+// placed counts the rows before a violation in.
+func placed(err error, before int64) error {
+	var v *scope.Violation
+	if errors.As(err, &v) {
+		v.Row += before
+	}
+	return err
+}
+
 // violated audits a foreign row. The run has failed either way, so a failing audit write only joins the error.
-func (x *run) violated(ctx context.Context, err error, read int64) error {
+func (x *run) violated(ctx context.Context, err error) error {
 	var v *scope.Violation
 	if !errors.As(err, &v) {
 		return err
 	}
-	v.Row += read
 	_, aerr := x.Audit.Append(context.WithoutCancel(ctx), x.entry("scope-violation", audit.Refused, 0, map[string]string{
 		"dataset": x.target, "scope": v.Scope, "column": v.Column, "rule": v.Rule, "row": strconv.FormatInt(v.Row, 10)}))
 	return errors.Join(err, unaudited(aerr))

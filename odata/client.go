@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sony/gobreaker/v2"
@@ -51,7 +52,7 @@ type Options struct {
 
 // RetryPolicy says how a page is repeated. Full-jitter exponential backoff.
 type RetryPolicy struct {
-	Attempts int           // tries of one page in all (6)
+	Attempts int           // tries of one page in all (5)
 	Base     time.Duration // first backoff at most (500 ms)
 	Max      time.Duration // later ones at most (30 s)
 	MaxWait  time.Duration // all waiting for one page, 429 included, at most (10 min)
@@ -85,7 +86,7 @@ func (o *Options) setDefaults() {
 	def(&o.HeaderTimeout, 5*time.Minute)
 	def(&o.IdleTimeout, time.Minute)
 	if o.Retry.Attempts <= 0 {
-		o.Retry.Attempts = 6
+		o.Retry.Attempts = 5
 	}
 	def(&o.Retry.Base, 500*time.Millisecond)
 	def(&o.Retry.Max, 30*time.Second)
@@ -109,7 +110,9 @@ type Client struct {
 	codings   *codings
 	inflaters inflaters
 	breaker   *gobreaker.CircuitBreaker[struct{}]
-	log       *slog.Logger
+	// lastFailure is the last one that counted against the instance: what an open breaker has to say.
+	lastFailure atomic.Pointer[error]
+	log         *slog.Logger
 
 	site  once[Site]
 	model once[*edm.Model]

@@ -163,7 +163,7 @@ func TestStatusRules(t *testing.T) {
 		{name: "404", script: script{status(404), ok}, requests: 1, is: as(&state)},
 		{name: "408", script: script{status(408), ok}, requests: 1, is: as(&state)},
 		{name: "500 then well", script: script{status(500), status(502), ok}, requests: 3, max: 2 * time.Second},
-		{name: "500 for ever", script: forever(status(500)), requests: 5, is: as(&gone), text: "left alone"},
+		{name: "500 for ever", script: forever(status(500)), requests: 5, is: as(&gone), text: "the last: status 500"},
 		{name: "reset then well", script: script{reset, reset, ok}, requests: 3, max: 2 * time.Second},
 		{name: "429, seconds", script: script{status(429, "Retry-After", "7"), ok}, requests: 2, min: 7 * time.Second, max: 8 * time.Second},
 		{name: "429, date", script: script{func() *http.Response {
@@ -292,7 +292,7 @@ func TestBreaker(t *testing.T) {
 			t.Fatalf("%v after %d requests", err, n)
 		}
 		start := time.Now()
-		if err := ping(); !errors.As(err, &gone) || n != 3 || time.Since(start) > 0 || gone.RetryAfter != time.Minute {
+		if err := ping(); !errors.As(err, &gone) || n != 3 || time.Since(start) > 0 || gone.RetryAfter != time.Minute || !strings.Contains(err.Error(), "the last: status 500") {
 			t.Fatalf("an open breaker let something through: %v, %d requests", err, n)
 		}
 		time.Sleep(time.Minute + time.Second)

@@ -19,6 +19,7 @@ type intake struct {
 	seam      []byte          // identity of the last row before this answer, nil if there was none
 	overlap   bool            // the first row must be the seam row
 	limit     int64           // rows held at most
+	link      bool            // asked for by a next link, whose text is the server's
 	resumable bool            // what came before a cut can be used, since the pass can go on from any row
 
 	answer   answer
@@ -31,6 +32,7 @@ type intake struct {
 	// Not yet part of the pass:
 	held       []arrow.Record
 	heldRows   int64
+	heldBytes  int64
 	digests    []digest
 	bag        bag
 	sequence   digest
@@ -50,7 +52,7 @@ func (p *pass) ask(ctx context.Context, u *url.URL, pg *intake) error {
 	pg.p, pg.ctx = p, ctx
 	defer pg.drop()
 	codings, came := p.scan.s.c.codings, transfer{}
-	c := call{table: p.scan.q.Table.Name, url: u, want: wantJSON, traffic: &p.scan.traffic, transfer: &came}
+	c := call{table: p.scan.q.Table.Name, url: u, want: wantJSON, link: pg.link, traffic: &p.scan.traffic, transfer: &came}
 	c.other = codings.begin(&p.pace)
 	c.start = pg.reset
 	c.read = func(r io.Reader) (err error) {
@@ -112,7 +114,7 @@ func (p *pass) resume(ctx context.Context, pg *intake, cause error) error {
 // reset begins the answer anew.
 func (pg *intake) reset() {
 	pg.drop()
-	*pg = intake{p: pg.p, ctx: pg.ctx, seam: pg.seam, overlap: pg.overlap, limit: pg.limit, resumable: pg.resumable, key: pg.key, last: bytes.Clone(pg.seam), sequence: pg.p.sequence}
+	*pg = intake{p: pg.p, ctx: pg.ctx, seam: pg.seam, overlap: pg.overlap, limit: pg.limit, link: pg.link, resumable: pg.resumable, key: pg.key, last: bytes.Clone(pg.seam), sequence: pg.p.sequence}
 }
 
 func (pg *intake) drop() {
@@ -124,6 +126,9 @@ func (pg *intake) drop() {
 
 // take sorts the rows of a record into those to keep and those that are known already.
 func (pg *intake) take(rec arrow.Record) error {
+	if err := pg.inspect(rec); err != nil {
+		return err
+	}
 	keys := pg.p.enc.bind(rec)
 	n := int(rec.NumRows())
 	from := 0
@@ -152,11 +157,39 @@ func (pg *intake) take(rec arrow.Record) error {
 			pg.tail = appendRow(pg.tail[:0], rec, n-1)
 		}
 	}
-	if pg.p.hands && pg.heldRows > pg.limit {
+	if !pg.p.hands {
+		return nil
+	}
+	if pg.heldBytes += recordSize(rec); pg.heldRows > pg.limit || pg.heldBytes > maxHeld {
 		return pg.flush()
 	}
 	return nil
 }
+
+// maxHeld is how many bytes of decoded rows are held back until their answer has ended: a page of 10,000 rows
+// of sixty columns, twice. Wider rows are handed on before that, as in a stream, so that memory is bounded in bytes too.
+const maxHeld = 32 << 20
+
+// inspect shows a record to the query's Inspect as it came, before anything else is made of it: a row that nobody may
+// see is not less foreign for standing out of order, or in an answer that breaks off behind it.
+func (pg *intake) inspect(rec arrow.Record) error {
+	inspect := pg.p.scan.q.Inspect
+	if inspect == nil || !pg.p.hands {
+		return nil
+	}
+	shown := pg.p.project(rec)
+	defer shown.Release()
+	if err := inspect(shown, pg.p.position()+pg.accepted+pg.duplicates); err != nil {
+		return &inspectedError{err}
+	}
+	return nil
+}
+
+// inspectedError is what Query.Inspect said: final, whatever else is wrong with the answer.
+type inspectedError struct{ err error }
+
+func (e *inspectedError) Error() string { return e.err.Error() }
+func (e *inspectedError) Unwrap() error { return e.err }
 
 // text is the key of a row for the evidence; a view without a key has none.
 func (pg *intake) text(keys boundKeys, row int) string {
@@ -244,6 +277,7 @@ func (pg *intake) flush() error {
 		p.last = append([]byte(nil), pg.last...)
 	}
 	pg.digests, pg.bag, pg.accepted, pg.duplicates = pg.digests[:0], bag{}, 0, 0
+	pg.heldBytes = 0
 	for len(pg.held) > 0 {
 		rec := pg.held[0]
 		pg.held = pg.held[1:]

@@ -16,9 +16,9 @@ func (p *pass) byChain(ctx context.Context, top, limit int64) (evidence.End, err
 	next := p.url(p.params(filter, -1, top))
 	followed := map[digest]bool{s.hash.digest([]byte(next.String())): true}
 	var first bag
-	barren, behind := 0, false
+	barren, behind, linked := 0, false, false
 	for {
-		pg := &intake{limit: limit}
+		pg := &intake{limit: limit, link: linked}
 		if err := p.ask(ctx, next, pg); err != nil {
 			return "", err
 		}
@@ -40,17 +40,17 @@ func (p *pass) byChain(ctx context.Context, top, limit int64) (evidence.End, err
 				why = "its next links lead from one empty answer to another"
 			}
 			if why != "" {
-				c := call{table: s.q.Table.Name, url: next}
+				c := call{table: s.q.Table.Name, url: next, link: linked}
 				return "", &ProtocolError{Asked: s.s.asked(&c), Reason: "the server cannot be followed: " + why}
 			}
 			followed[s.hash.digest([]byte(u.String()))] = true
-			next, behind = u, false
+			next, behind, linked = u, false, true
 			continue
 		}
 		if behind && pg.fresh == 0 {
 			break
 		}
-		next, behind = p.url(p.params(filter, p.position(), top)), true
+		next, behind, linked = p.url(p.params(filter, p.position(), top)), true, false
 	}
 	if p.paging == Stream {
 		return evidence.EndStream, nil

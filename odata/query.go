@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/apache/arrow/go/v17/arrow/memory"
 
 	"github.com/tablexport/tablexport/odata/edm"
@@ -38,7 +39,11 @@ type Query struct {
 	Attempt  int              // which scan of this query this is, for the evidence (1)
 	Memory   memory.Allocator // safe for concurrent use: records are made on one goroutine and released on another
 	Ahead    int64            // bytes of decoded records that may wait for the loop body (16 MiB); negative: one record
-	Progress func(Progress)   // called after every page, from the loop's goroutine; may be nil
+	// Inspect, if set, is called with every record of the first pass as it came, columns of Select only, before its rows are judged or
+	// dropped in any way; before is the number of rows that came before it. Its error is final and ends the scan. It is called from another
+	// goroutine than the loop body's, one call at a time, and must not keep the record.
+	Inspect  func(rec arrow.Record, before int64) error
+	Progress func(Progress) // called after every page, from the loop's goroutine; may be nil
 }
 
 // Progress is how far a scan is. Rows are those handed on, confirming passes not counted.

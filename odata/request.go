@@ -61,6 +61,7 @@ type call struct {
 	url     *url.URL
 	want    content
 	open    bool // sent without credential
+	link    bool // the address is a next link: its text is the server's and is not shown
 	tries   int  // 0 = RetryPolicy.Attempts
 	traffic *traffic
 
@@ -74,16 +75,26 @@ type call struct {
 	// start, if set, is called before every try.
 	start func()
 
+	secret *string // what went out with the last try, to be kept out of what the server says; never nil inside do
+
 	other    bool      // ask for the content coding that is not the chosen one
 	transfer *transfer // if set, how the answer came
 }
 
 func (s *Session) asked(c *call) Asked {
-	a := Asked{Method: http.MethodGet, Path: c.url.Path, Table: c.table}
+	a := Asked{Method: http.MethodGet, Path: c.path(), Table: c.table}
 	if !c.open {
 		a.Fingerprint = s.auth.Fingerprint()
 	}
 	return a
+}
+
+// path is the path of the address for messages and logs.
+func (c *call) path() string {
+	if c.link {
+		return "next link of " + c.table
+	}
+	return c.url.Path
 }
 
 // bodyError is an answer that began well and is damaged or cut. It is also what is left of a request
@@ -112,12 +123,15 @@ const (
 
 func fateOf(err error) fate {
 	var (
+		gone   *UnavailableError
 		status *StatusError
 		body   *bodyError
 	)
 	switch {
 	case err == nil:
 		return fateDone
+	case errors.As(err, &gone): // an open breaker; it wraps the failure that opened it
+		return fateFinal
 	case errors.As(err, &body):
 		if body.used {
 			return fateFinal
@@ -156,11 +170,14 @@ func (s *Session) do(ctx context.Context, c call) error {
 	if c.traffic == nil {
 		c.traffic = new(traffic)
 	}
+	if c.secret == nil {
+		c.secret = new(string)
+	}
 	p := newPatience(policy)
 	renewed, failures := false, 0
 	for {
 		used := s.fingerprint(&c)
-		err := s.try(ctx, &c)
+		err := c.scrub(s, s.try(ctx, &c))
 		switch fateOf(err) {
 		case fateDone, fateFinal:
 			return err
@@ -183,7 +200,7 @@ func (s *Session) do(ctx context.Context, c call) error {
 			}
 			return err
 		}
-		s.c.log.Info("asking again", "path", c.url.Path, "table", c.table, "why", shortCause(err))
+		s.c.log.Info("asking again", "path", c.path(), "table", c.table, "why", shortCause(err))
 		c.traffic.retries++
 	}
 }
@@ -206,11 +223,20 @@ func (s *Session) try(ctx context.Context, c *call) error {
 	if !ran {
 		return s.breakerOpen(c)
 	}
+	if fateOf(err) == fateRepeat && !uncounted(err) {
+		kept := c.scrub(s, err)
+		s.c.lastFailure.Store(&kept)
+	}
 	return err
 }
 
 func (s *Session) breakerOpen(c *call) error {
-	return s.unavailable(c, "it failed too often in a row and is left alone for a while", s.c.opts.Breaker.OpenFor, nil)
+	reason, cause := "it failed too often in a row", error(nil)
+	if last := s.c.lastFailure.Load(); last != nil {
+		cause = *last
+		reason += " (the last: " + shortCause(cause) + ")"
+	}
+	return s.unavailable(c, reason+" and is left alone for a while", s.c.opts.Breaker.OpenFor, cause)
 }
 
 func (s *Session) unavailable(c *call, reason string, after time.Duration, cause error) error {
@@ -283,8 +309,9 @@ func (s *Session) exchange(outer context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
+	*c.secret = secret
 	c.traffic.requests++
-	s.c.log.Debug("ask", "path", c.url.Path, "query", c.url.RawQuery)
+	s.c.log.Debug("ask", "path", c.path(), "table", c.table) // the query holds keys and filter values
 	o := &s.c.opts
 	asked := time.Now()
 	header := time.AfterFunc(2*o.ConnectTimeout+o.HeaderTimeout, func() { cancel(errNoHeader) })
@@ -343,10 +370,13 @@ func (s *Session) judgeBody(outer, ctx context.Context, c *call, b *body, err er
 		return nil
 	}
 	var (
+		inspected *inspectedError
 		malformed *MalformedError
 		inStream  *InStreamError
 	)
 	switch {
+	case errors.As(err, &inspected):
+		return err
 	case errors.Is(err, errStop):
 		return err
 	case b.err != nil:
@@ -518,4 +548,34 @@ func (p *patience) wait(ctx context.Context, cause error) error {
 	case <-ctx.Done():
 		return canceled(ctx)
 	}
+}
+
+// scrub replaces an error whose text holds the credential, or a part of it: names that the server chose get into messages,
+// and it may choose what it was sent.
+func (c *call) scrub(s *Session, err error) error {
+	if err == nil || !holdsSecret(err.Error(), *c.secret) {
+		return err
+	}
+	a := s.asked(c)
+	if holdsSecret(a.Path, *c.secret) {
+		a.Path = "an address of the server's choice"
+	}
+	return &ProtocolError{Asked: a, Reason: "the server's answer repeats the token where it would be shown; nothing of the answer is kept. Revoke the token: it may have been logged on the way"}
+}
+
+// holdsSecret reports whether text holds secret, or twelve bytes of it in a row.
+func holdsSecret(text, secret string) bool {
+	const part = 12
+	if secret == "" {
+		return false
+	}
+	if len(secret) <= part {
+		return strings.Contains(text, secret)
+	}
+	for i := 0; i+part <= len(secret); i++ {
+		if strings.Contains(text, secret[i:i+part]) {
+			return true
+		}
+	}
+	return false
 }

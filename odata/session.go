@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
+	"fmt"
 	"io"
 	"net/url"
 	"sync"
@@ -21,8 +21,7 @@ type Session struct {
 
 // Sizes beyond which small answers are refused.
 const (
-	maxDocument = 4 << 20   // discovery, service document
-	maxMetadata = 256 << 20 // $metadata of a large instance has tens of megabytes
+	maxDocument = 4 << 20 // discovery, service document
 )
 
 // Ping proves the credential with the cheapest authenticated request (the service document).
@@ -57,7 +56,7 @@ func (c call) document(to any) call {
 			return err
 		}
 		if len(text) > maxDocument {
-			return errors.New("odata: " + c.url.Path + ": the answer is too large for what was asked")
+			return &ProtocolError{Asked: Asked{Method: "GET", Path: c.url.Path}, Reason: "the answer is too large for what was asked"}
 		}
 		if !json.Valid(text) {
 			return ErrTruncated
@@ -80,15 +79,15 @@ func (s *Session) Metadata(ctx context.Context) (*edm.Model, error) {
 		u := *base
 		u.Path += "$metadata"
 		var live *edm.Model
-		c := call{url: &u, want: wantXML}
+		c := call{url: &u, want: wantXML, secret: new(string)}
 		c.read = func(r io.Reader) error {
 			// Read whole before it is parsed: a cut document and one that breaks the rules are different things.
-			text, err := io.ReadAll(io.LimitReader(r, maxMetadata+1))
+			text, err := io.ReadAll(io.LimitReader(r, edm.MaxCSDL+1))
 			if err != nil {
 				return err
 			}
-			if len(text) > maxMetadata {
-				return &ProtocolError{Asked: s.asked(&c), Reason: "the $metadata document is larger than 256 MiB"}
+			if len(text) > edm.MaxCSDL {
+				return &ProtocolError{Asked: s.asked(&c), Reason: fmt.Sprintf("the $metadata document is larger than %d MiB", edm.MaxCSDL>>20)}
 			}
 			live, err = edm.ParseCSDL(bytes.NewReader(text))
 			if err != nil {
@@ -99,7 +98,11 @@ func (s *Session) Metadata(ctx context.Context) (*edm.Model, error) {
 		if err := s.do(ctx, c); err != nil {
 			return nil, err
 		}
-		return edm.Merge(live, edm.Embedded()), nil
+		merged := edm.Merge(live, edm.Embedded())
+		if at := secretIn(merged, *c.secret); at != "" {
+			return nil, &ProtocolError{Asked: s.asked(&c), Reason: "the $metadata document repeats the token " + at + ", from where it would get into datasets; revoke the token"}
+		}
+		return merged, nil
 	})
 }
 
@@ -182,4 +185,21 @@ func (s *Session) planned(q Query) (first, next params, base *url.URL, err error
 		next.skip = int64(q.PageSize) - 1
 	}
 	return first, next, base, nil
+}
+
+// secretIn says where a model holds the secret that was sent for it, "" if nowhere.
+func secretIn(m *edm.Model, secret string) string {
+	for _, name := range m.Tables() {
+		t, _ := m.Table(name)
+		if holdsSecret(name, secret) {
+			return "in a table's name"
+		}
+		for i := range t.Columns {
+			c := &t.Columns[i]
+			if holdsSecret(c.Name+" "+c.Navigation+" "+c.Comment+" "+c.Source, secret) {
+				return "in what it says of a column"
+			}
+		}
+	}
+	return ""
 }

@@ -2,7 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -21,7 +24,8 @@ func auditCommand(g *globals) *cobra.Command {
 	tail := &cobra.Command{
 		Use:     "tail",
 		Short:   "Show the newest entries",
-		Example: "  tablexport audit tail -n 50\n  tablexport audit tail --follow --json",
+		Long:    "Show the newest entries. With --state no configuration is needed.",
+		Example: "  tablexport audit tail -n 50\n  tablexport audit tail --follow --json\n  tablexport audit tail -n 0 -f     # only what is new",
 		Args:    cobra.NoArgs,
 		RunE:    func(c *cobra.Command, _ []string) error { return g.auditTail(c.Context(), n, follow) },
 	}
@@ -31,7 +35,8 @@ func auditCommand(g *globals) *cobra.Command {
 		Use:   "verify",
 		Short: "Check the log's hash chain",
 		Long: `Check the log's hash chain: every entry carries the hash of the one before it, so a changed, removed or reordered
-line is found, with file and line. Note the last hash somewhere else, to find a tail that was cut off as well.`,
+line is found, with file and line. Note the last hash somewhere else, to find a tail that was cut off as well.
+With --state no configuration is needed.`,
 		Example: "  tablexport audit verify",
 		Args:    cobra.NoArgs,
 		RunE:    func(*cobra.Command, []string) error { return g.auditVerify() },
@@ -39,15 +44,36 @@ line is found, with file and line. Note the last hash somewhere else, to find a 
 	return c
 }
 
+// auditDirectory is where the audit log is. With --state it is known without a configuration, which whoever looks into a log,
+// or into a copy of one, need not have.
+func (g *globals) auditDirectory() (string, error) {
+	if g.state == "" {
+		a, err := g.open()
+		if err != nil {
+			return "", err
+		}
+		g.warnState(a.stateDir())
+		return a.auditDir(), nil
+	}
+	g.warnState(g.state)
+	return filepath.Join(g.state, "audit"), nil
+}
+
 func (g *globals) auditTail(ctx context.Context, n int, follow bool) error {
-	a, err := g.open()
+	if err := atLeastNone("lines", n); err != nil {
+		return err
+	}
+	dir, err := g.auditDirectory()
 	if err != nil {
 		return err
 	}
-	defer a.close()
-	entries, err := audit.Tail(a.auditDir(), n)
-	if err != nil {
+	entries, err := audit.Tail(dir, n)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
+	}
+	absent := err != nil
+	if absent || len(entries) == 0 && n > 0 {
+		g.printf("no entries yet in %s\n", dir)
 	}
 	for _, e := range entries {
 		g.printEntry(e)
@@ -55,11 +81,14 @@ func (g *globals) auditTail(ctx context.Context, n int, follow bool) error {
 	if !follow {
 		return nil
 	}
-	var last int64
-	if len(entries) > 0 {
+	var last int64 // of a log that has no entries yet, all are new
+	switch {
+	case len(entries) > 0:
 		last = entries[len(entries)-1].Seq
+	case n == 0 && !absent:
+		last = -1
 	}
-	return audit.Follow(ctx, a.auditDir(), last, func(e audit.Entry) error {
+	return audit.Follow(ctx, dir, last, func(e audit.Entry) error {
 		g.printEntry(e)
 		return nil
 	})
@@ -86,13 +115,12 @@ func (g *globals) printEntry(e audit.Entry) {
 }
 
 func (g *globals) auditVerify() error {
-	a, err := g.open()
+	dir, err := g.auditDirectory()
 	if err != nil {
 		return err
 	}
-	defer a.close()
-	report, err := audit.Verify(a.auditDir())
-	if err != nil {
+	report, err := audit.Verify(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	report.Problems = slices.Concat([]string{}, report.Problems) // [] in JSON, not null
@@ -100,14 +128,20 @@ func (g *globals) auditVerify() error {
 		for _, p := range report.Problems {
 			g.printf("%s\n", p)
 		}
-		g.printf("%s entries in %d file(s), last #%d %s\n", count(report.Entries), report.Files, report.LastSeq, report.LastHash)
+		if report.Files > 0 {
+			g.printf("%s entries in %d file(s), last #%d %s\n", count(report.Entries), report.Files, report.LastSeq, report.LastHash)
+		}
 	}); err != nil {
 		return err
 	}
-	if len(report.Problems) > 0 {
+	switch {
+	case len(report.Problems) > 0:
 		return &brokenAuditError{len(report.Problems)}
+	case report.Entries == 0:
+		g.printf("no entries yet in %s: there is nothing to verify\n", dir)
+	default:
+		g.printf("the chain is sound\n")
 	}
-	g.printf("the chain is sound\n")
 	return nil
 }
 

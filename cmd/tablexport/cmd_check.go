@@ -161,7 +161,7 @@ func (a *app) checkAudit(said func(string, error, string)) {
 	}
 	report, err := audit.Verify(a.auditDir())
 	if err == nil && len(report.Problems) > 0 {
-		err = fmt.Errorf("the audit log is not sound: %s; see: tablexport audit verify", report.Problems[0])
+		err = fmt.Errorf("%w; the first: %s; see: tablexport audit verify", &brokenAuditError{len(report.Problems)}, report.Problems[0])
 	}
 	said("audit log", err, fmt.Sprintf("%s entries in %s", count(report.Entries), a.auditDir()))
 }

@@ -36,7 +36,7 @@ func datasetsCommand(g *globals) *cobra.Command {
 		ValidArgsFunction: g.completeJobs,
 		RunE:              func(c *cobra.Command, args []string) error { return g.showDataset(c.Context(), args[0], limit) },
 	}
-	show.Flags().IntVarP(&limit, "versions", "n", 10, "how many `versions`")
+	show.Flags().IntVarP(&limit, "versions", "n", 10, "how many `versions`; 0 = all that the log has")
 	c.AddCommand(list, show, diffCommand(g), &cobra.Command{
 		Use:               "sql JOB",
 		Short:             "Print ready-to-paste text that opens the dataset in DuckDB, Spark, Power BI and pandas",
@@ -126,6 +126,9 @@ func (a *app) viewDataset(ctx context.Context, name string) (view datasetView, u
 }
 
 func (g *globals) showDataset(ctx context.Context, name string, limit int) error {
+	if err := atLeastNone("versions", limit); err != nil {
+		return err
+	}
 	a, err := g.open()
 	if err != nil {
 		return err
@@ -135,7 +138,7 @@ func (g *globals) showDataset(ctx context.Context, name string, limit int) error
 	if err != nil {
 		return err
 	}
-	schema, err := d.Schema(ctx)
+	fields, err := publishedFields(ctx, d)
 	if err != nil {
 		return notPublished(err, name)
 	}
@@ -147,12 +150,11 @@ func (g *globals) showDataset(ctx context.Context, name string, limit int) error
 	if err != nil {
 		return err
 	}
-	columns := make([]map[string]string, schema.NumFields())
+	columns := make([]map[string]string, len(fields))
 	head := [][]string{{"COLUMN", "TYPE", "MEANING"}}
-	for i, f := range schema.Fields() {
-		comment, _ := f.Metadata.GetValue("comment")
-		columns[i] = map[string]string{"name": f.Name, "type": f.Type.String(), "comment": comment}
-		head = append(head, []string{f.Name, f.Type.String(), comment})
+	for i, f := range fields {
+		columns[i] = map[string]string{"name": f.Name, "type": f.Type, "comment": f.Comment()}
+		head = append(head, []string{f.Name, f.Type, f.Comment()})
 	}
 	all := map[string]any{"job": name, "location": d.Location(), "columns": columns, "files": files, "versions": history}
 	return g.emit(all, func() {
@@ -167,6 +169,18 @@ func (g *globals) showDataset(ctx context.Context, name string, limit int) error
 		g.printf("\n")
 		g.printVersions(history)
 	})
+}
+
+// publishedFields are the columns as the Delta log describes them, types in its words.
+func publishedFields(ctx context.Context, d *export.Dataset) ([]delta.Field, error) {
+	s, err := d.Snapshot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if s.Version < 0 {
+		return nil, delta.ErrNoVersion
+	}
+	return delta.ParseSchema(s.Metadata.SchemaString)
 }
 
 func (g *globals) printVersions(history []export.Version) {

@@ -79,8 +79,7 @@ func (g *globals) demo(ctx context.Context, dir, listen string) error {
 			return err
 		}
 	}
-	d.epilogue(strings.TrimPrefix(address, "http://"))
-	return nil
+	return d.epilogue(strings.TrimPrefix(address, "http://"))
 }
 
 func (d *demo) title(text string) { d.printf("\n── %s\n", text) }
@@ -226,16 +225,20 @@ func (d *demo) oracle(ctx context.Context) error {
 	return nil
 }
 
-func (d *demo) epilogue(listen string) {
+func (d *demo) epilogue(listen string) error {
 	d.title("Open the result")
-	lake := filepath.Join(d.dir, "lake", "sales", "order_lines")
+	lake, err := filepath.Abs(filepath.Join(d.dir, "lake", "sales", "order_lines")) // as `datasets sql` prints it
+	if err != nil {
+		return fmt.Errorf("demo: %w", err)
+	}
 	d.printf(`
 DuckDB   SELECT count(*), sum(Line_Amount) FROM delta_scan('%[1]s');
-pandas   deltalake.DeltaTable("%[1]s").to_pandas()
+pandas   deltalake.DeltaTable(%[5]q).to_pandas()
 more     tablexport -c %[2]s datasets sql order-lines      # Power BI and Spark too
 
 Try the other commands on it: with "-c %[2]s", or after "cd %[3]s".
 For those that ask the instance, start it again in another terminal first:
   tablexport simulate --listen %[4]s
-`, lake, filepath.Join(d.dir, "tablexport.yaml"), d.dir, listen)
+`, strings.ReplaceAll(lake, "'", "''"), filepath.Join(d.dir, "tablexport.yaml"), d.dir, listen, lake)
+	return nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"regexp"
 	"strings"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 
 	"github.com/tablexport/tablexport/jobs"
 	"github.com/tablexport/tablexport/jobs/schedule"
+	"github.com/tablexport/tablexport/odata"
 	"github.com/tablexport/tablexport/odata/edm"
 )
 
@@ -46,6 +48,8 @@ type planView struct {
 	Why      string   `json:"pagingReason"`
 	PageSize int      `json:"pageSize"`
 	Dataset  string   `json:"dataset"`
+	First    string   `json:"first"`          // the first request, as people read it: path below the host, not percent-encoded
+	Then     string   `json:"then,omitempty"` // what the next ones look like
 	Rows     *int64   `json:"rows,omitempty"`
 	Next     string   `json:"next,omitempty"`
 	Notes    []string `json:"notes,omitempty"`
@@ -89,6 +93,9 @@ func (g *globals) plan(ctx context.Context, name string, online bool) error {
 	view := planView{Job: name, Instance: job.Instance, Host: i.Client.Host(), Token: i.Token, Table: plan.Table.Name, Key: plan.Table.Key,
 		Publish: plan.Publish, Fetch: plan.Fetch, Query: plan.Text(), Scope: plan.Scope.Stamp(), Paging: string(paging), Why: why,
 		PageSize: job.PageSize, Dataset: bucket.Location(job.Path), Notes: plan.Notes}
+	if view.First, view.Then, err = described(session, plan.Query()); err != nil {
+		return err
+	}
 	if online {
 		if n, ok, err := session.Count(ctx, plan.Query()); err != nil {
 			return err
@@ -106,6 +113,31 @@ func (g *globals) plan(ctx context.Context, name string, online bool) error {
 	return g.emit(view, func() { g.printPlan(view, plan) })
 }
 
+// described gives the first request of a scan and what the next ones look like. What follows one answer, or a page with a link to the
+// next, depends on what came: there is no "then" for these.
+func described(session *odata.Session, q odata.Query) (first, then string, err error) {
+	lines, err := session.Describe(q)
+	if err != nil {
+		return "", "", err
+	}
+	if paging, _ := session.Choose(q); paging == odata.Key || paging == odata.Offset {
+		then = strings.TrimPrefix(lines[2], "then ")
+	}
+	return lines[1], then, nil
+}
+
+// selected is the part of a request that names the columns.
+var selected = regexp.MustCompile(`\$select=[^&]*`)
+
+// short leaves out of a request what a plan says above it: the columns and the job's filter.
+func short(request string, plan *jobs.Plan) string {
+	request = selected.ReplaceAllLiteralString(request, "$select=…")
+	if !plan.Filter.Empty() {
+		request = strings.Replace(request, "$filter="+plan.Filter.Render(), "$filter=…", 1)
+	}
+	return request
+}
+
 func (g *globals) printPlan(v planView, plan *jobs.Plan) {
 	g.printf("job       %s\nask       %s (%s), token %s\ntable     %s", v.Job, v.Instance, v.Host, v.Token, v.Table)
 	if len(v.Key) > 0 {
@@ -120,7 +152,15 @@ func (g *globals) printPlan(v planView, plan *jobs.Plan) {
 	}
 	stamp := plan.Scope.Stamp()
 	g.printf("scope     %s, %s\n", stamp.Name, stamp.Enforcement)
-	g.printf("paging    %s, %s rows a page: %s\n", v.Paging, count(int64(v.PageSize)), v.Why)
+	size := count(int64(v.PageSize)) + " rows a page"
+	if v.Paging == string(odata.Stream) {
+		size = "all rows in one answer"
+	}
+	g.printf("paging    %s, %s: %s\n", v.Paging, size, v.Why)
+	g.printf("first     %s\n", short(v.First, plan))
+	if v.Then != "" {
+		g.printf("then      %s\n", short(v.Then, plan))
+	}
 	g.printf("into      %s\n", v.Dataset)
 	if v.Rows != nil {
 		g.printf("rows      %s now\n", count(*v.Rows))

@@ -28,11 +28,14 @@ func runsCommand(g *globals) *cobra.Command {
 			return g.history(c.Context(), job, limit)
 		},
 	}
-	c.Flags().IntVarP(&limit, "lines", "n", 20, "how many `runs`")
+	c.Flags().IntVarP(&limit, "lines", "n", 20, "how many `runs`; 0 = all")
 	return c
 }
 
 func (g *globals) history(ctx context.Context, job string, limit int) error {
+	if err := atLeastNone("lines", limit); err != nil {
+		return err
+	}
 	a, err := g.open()
 	if err != nil {
 		return err
@@ -65,7 +68,10 @@ func (g *globals) history(ctx context.Context, job string, limit int) error {
 			seconds = fmt.Sprintf("%.1f", r.Ended.Sub(r.Started).Seconds())
 		}
 		if r.Error != "" {
-			what = r.Class + ": " + strings.ReplaceAll(r.Error, "\n", "; ")
+			what = strings.ReplaceAll(r.Error, "\n", "; ")
+			if r.Class != "" { // an interrupted run has none: nobody saw its end
+				what = r.Class + ": " + what
+			}
 		}
 		rows = append(rows, []string{stamp(r.Started), r.Job, string(r.State), version, count(r.Rows), seconds, r.ID, what})
 	}

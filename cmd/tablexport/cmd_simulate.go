@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -39,7 +40,9 @@ refusals, its limits, and invented rows. The same seed gives the same rows. Any 
   next-link=N                            pages of N rows with @odata.nextLink
   top-is-total                           $top limits the whole chain of pages
   count=inline | count=path              $count is supported
---fault KIND@N makes the Nth data request go wrong (KIND@N+ all from there on):
+--fault KIND@N makes the Nth page of rows go wrong (KIND@N+ all from there on). Counted are requests for rows of any table, those of
+a second try and of a second pass too; not counted are $count and requests for 8 rows or fewer, with which a client finds out what
+a server can do:
   500, 429, reset, cut, stall, login, malformed, drop-row, repeat-row, foreign-row`,
 		Example: `  tablexport simulate --listen 127.0.0.1:8650
   tablexport simulate --rows Crm_Sales_Order_Lines=1000000 --behavior max-rows=5000 --behavior count=path
@@ -124,6 +127,13 @@ var faultEffects = map[string]func() simulator.Effect{
 	"foreign-row": func() simulator.Effect { return simulator.ForeignRow(5) },
 }
 
+// forRows tells a request for a page of rows from a small one, which asks what the server can do or how many rows there are.
+func forRows(r *http.Request) bool {
+	const probe = 8
+	top, err := strconv.ParseInt(r.URL.Query().Get("$top"), 10, 64)
+	return err != nil || top > probe
+}
+
 func parseFault(text string) (simulator.Fault, error) {
 	kind, at, _ := strings.Cut(text, "@")
 	always := strings.HasSuffix(at, "+")
@@ -132,7 +142,7 @@ func parseFault(text string) (simulator.Fault, error) {
 	if !ok || err != nil || n < 1 {
 		return simulator.Fault{}, usagef("--fault takes KIND@N with KIND one of %s; got %q", strings.Join(slices.Sorted(maps.Keys(faultEffects)), ", "), text)
 	}
-	fault := simulator.Fault{Nth: n, Effect: effect()}
+	fault := simulator.Fault{Match: forRows, Nth: n, Effect: effect()}
 	if always {
 		fault.Times = -1
 	}

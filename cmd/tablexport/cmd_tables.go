@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -19,7 +20,7 @@ func tablesCommand(g *globals) *cobra.Command {
 		Long: `List tables, or show one table's columns: type, what a filter takes on them, what they refer to.
 
 Without --online this is the built-in table model (made from the vendor's published documentation, CC BY 4.0); with it, the
-instance's own $metadata, supplemented by the model. NAME may be a part of a name.`,
+instance's own $metadata, supplemented by the model. NAME may be a part of a name, in any case.`,
 		Example: `  tablexport tables Sales_Order
   tablexport tables Crm_Sales_Order_Lines
   tablexport tables --online --instance acme`,
@@ -60,11 +61,13 @@ func (g *globals) tables(ctx context.Context, name string, online bool, instance
 			return err
 		}
 	}
-	if t, ok := model.Table(name); ok {
+	tables := model.Tables()
+	if i := slices.IndexFunc(tables, func(n string) bool { return strings.EqualFold(n, name) }); i >= 0 {
+		t, _ := model.Table(tables[i])
 		return g.showTable(model, t)
 	}
 	rows := [][]string{{"TABLE", "COLUMNS", "KEY", "OWNERS"}}
-	for _, n := range model.Tables() {
+	for _, n := range tables {
 		if !strings.Contains(strings.ToLower(n), strings.ToLower(name)) {
 			continue
 		}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/tablexport/tablexport/jobs"
+	"github.com/tablexport/tablexport/odata"
 	"github.com/tablexport/tablexport/secrets"
 )
 
@@ -108,7 +109,7 @@ func (g *globals) stageToken(ctx context.Context, name, chosen string, activate 
 	if err != nil {
 		return err
 	}
-	err = i.Client.Open(trial).Ping(ctx)
+	err = refusedTrial(i.Client.Open(trial).Ping(ctx))
 	if err = errors.Join(err, trial.Close(context.WithoutCancel(ctx))); err != nil {
 		return fmt.Errorf("the token was not staged, because it could not be proven: %w", err)
 	}
@@ -133,6 +134,19 @@ func (g *globals) stageToken(ctx context.Context, name, chosen string, activate 
 			g.printf("make it current with: tablexport tokens activate %s %d\n", name, v.Number)
 		}
 	})
+}
+
+// refusedTrial says of a token on trial that was refused what can be wrong with it: there is no other one to look for in the vault.
+func refusedTrial(err error) error {
+	const hint = "is it complete, not expired, and issued for this instance? Look at it in the Instance Manager"
+	var page *odata.AuthenticationPageError
+	switch {
+	case errors.Is(err, secrets.ErrNoNewer):
+		return &hintedError{err: err, text: "the instance refuses this token", hint: hint}
+	case errors.As(err, &page):
+		return &hintedError{err: err, hint: hint}
+	}
+	return err
 }
 
 // readToken reads a token from the terminal without showing it, or from a pipe. It returns when ctx ends, too: a read
@@ -211,7 +225,11 @@ func (g *globals) activateToken(ctx context.Context, name, version string) error
 	if err != nil {
 		return err
 	}
-	if err := keeper.Activate(ctx, name, number, active); err != nil {
+	err = keeper.Activate(ctx, name, number, active)
+	if errors.Is(err, secrets.ErrNotFound) {
+		return &hintedError{err: err, hint: "look at what the vault holds with: tablexport tokens list"}
+	}
+	if err != nil {
 		return err
 	}
 	return g.emit(map[string]any{"name": name, "active": number, "was": active}, func() {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -35,10 +36,13 @@ func TestEveryCommand(t *testing.T) {
 	contains(t, w.must(exitOK, "check", "--online").out, "token accepted", "ok      store lake", "ok      audit log", "owner (delegated)")
 	contains(t, w.must(exitOK, "tables", "Sales_Order").out, "Crm_Sales_Orders", "Crm_Sales_Order_Lines")
 	contains(t, w.must(exitOK, "tables", "Crm_Sales_Order_Lines").out, "COLUMN", "Owner paths that a filter can follow", "Sales_Order_Reference/")
+	contains(t, w.must(exitOK, "tables", "crm_sales_order_lines").out, "Crm_Sales_Order_Lines (", "COLUMN")
 	contains(t, w.must(exitOK, "tables", "--online").out, "Inv_Stores")
 	contains(t, w.must(exitOK, "plan", "lines").out, "note      the scope is enforced by the server alone for:", "next      ", "into      ")
 	contains(t, w.must(exitOK, "plan", "orders", "--online").out, "rows      400 now")
-	contains(t, w.must(exitOK, "plan", "balances").out, "a view without a key: it is read twice")
+	contains(t, w.must(exitOK, "plan", "balances").out, "a view without a key: it is read twice", "all rows in one answer", "first     /tableapi/odata/Inv_Current_Balances?$select=…&$top=")
+	contains(t, w.must(exitOK, "plan", "shop").out, "first     /tableapi/odata/Crm_Sales_Orders?$select=…&$filter=…&$orderby=Sales_Order_Id&$top=50\n",
+		"then      /tableapi/odata/Crm_Sales_Orders?$select=…&$filter=… and Sales_Order_Id ge <the last key>&")
 
 	contains(t, w.must(exitOK, "runs").out, "no runs yet")
 	contains(t, w.must(exitOK, "datasets", "list").out, "never")
@@ -48,8 +52,12 @@ func TestEveryCommand(t *testing.T) {
 		t.Errorf("run --all: %s", got)
 	}
 	contains(t, w.must(exitOK, "runs", "orders", "-n", "1").out, "succeeded", "orders")
+	if got := w.must(exitOK, "run", "shop", "balances", "shop"); strings.Count(got.out, "shop: version ") != 1 || strings.Index(got.out, "shop: ") > strings.Index(got.out, "balances: ") {
+		t.Errorf("a job named twice: %s", got)
+	}
 	contains(t, w.must(exitOK, "datasets", "list").out, "orders", "all (unrestricted)", "one (verified)", "owner (delegated)")
-	contains(t, w.must(exitOK, "datasets", "show", "orders").out, "Sales_Order_Id", "key, order requested", "EVIDENCE", ".parquet")
+	contains(t, w.must(exitOK, "datasets", "show", "orders").out, "Sales_Order_Id", "key, order requested", "EVIDENCE", ".parquet", " string ", " date ", " timestamp ", " boolean ", " binary ")
+	contains(t, w.must(exitOK, "datasets", "show", "lines").out, " integer ", " decimal(")
 	contains(t, w.must(exitOK, "datasets", "sql", "orders").out, "DuckDB", "Spark", "Power BI", "pandas", filepath.Join(w.dir, "lake", "orders"))
 	contains(t, w.must(exitOK, "datasets", "verify", "orders", "shop").out, "as the log says")
 	contains(t, w.must(exitOK, "audit", "tail", "-n", "100").out, "stage", "lease", "publish", "release")
@@ -126,6 +134,9 @@ func TestUsage(t *testing.T) {
 		{"tokens stage bi/readr", "the names are: bi/reader"},
 		{"tokens stage bi/reader --instance x", "instance x does not use a token named bi/reader"},
 		{"tokens activate bi/reader one", "the version is a whole number"},
+		{"audit tail -n -1", "-n (--lines) takes a whole number from 0 on; got -1"},
+		{"runs -n -1", "-n (--lines) takes a whole number from 0 on"},
+		{"datasets show orders -n -3", "-n (--versions) takes a whole number from 0 on"},
 		{"simulate --listen 0.0.0.0:0", "not a loopback address"},
 		{"simulate --rows X", "--rows takes TABLE=N"},
 		{"simulate --rows Nope=1", "Nope"},
@@ -233,7 +244,7 @@ func TestExitCodes(t *testing.T) {
 		w.must(exitOK, "run", "shop")
 		stands(t, w, 1)
 	})
-	t.Run("1 audit log changed", func(t *testing.T) {
+	t.Run("8 audit log changed", func(t *testing.T) {
 		t.Parallel()
 		w := faulty(t)
 		files, err := filepath.Glob(filepath.Join(w.dir, ".tablexport", "audit", "*.jsonl"))
@@ -247,8 +258,12 @@ func TestExitCodes(t *testing.T) {
 		if err := os.WriteFile(files[0], []byte(strings.Replace(string(data), `"outcome":"ok"`, `"outcome":"no"`, 1)), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		contains(t, w.must(exitOther, "audit", "verify").err, "the audit log is not sound")
-		contains(t, w.must(exitOther, "check", "--online").out, "FAILED  audit log", "tablexport audit verify")
+		got := w.must(exitData, "audit", "verify", "--json")
+		if e := objects(t, got.err); len(e) != 1 || e[0]["class"] != "data" || e[0]["exit"] != float64(exitData) {
+			t.Errorf("%s", got)
+		}
+		contains(t, w.must(exitData, "audit", "verify").err, "the audit log is not sound")
+		contains(t, w.must(exitData, "check", "--online").out, "FAILED  audit log", "the first: audit-000001.jsonl:", "tablexport audit verify")
 	})
 	t.Run("1 output lost", func(t *testing.T) {
 		t.Parallel()
@@ -276,10 +291,20 @@ func TestExitCodes(t *testing.T) {
 		t.Parallel()
 		w := newWorld(t, simulator.Options{})
 		got := w.mustWith(exitCredential, "enrt_wrong_wrong_wrong\n", "tokens", "stage", "bi/reader", "--activate")
-		contains(t, got.err, "the token was not staged, because it could not be proven")
+		contains(t, got.err, "the token was not staged, because it could not be proven: the instance refuses this token\n",
+			"→ is it complete, not expired, and issued for this instance?")
+		for _, wrong := range []string{"newer", "activate a new one"} {
+			if strings.Contains(got.err, wrong) {
+				t.Errorf("%q of a token that is not in the vault: %s", wrong, got)
+			}
+		}
+		w.server.Inject(simulator.Fault{Endpoint: simulator.ServiceDoc, Times: -1, Effect: simulator.LoginPage()})
+		contains(t, w.mustWith(exitCredential, testToken, "tokens", "stage", "bi/reader").err, "the credential is not accepted here", "→ is it complete, not expired")
+		w.server.ClearFaults()
 		contains(t, w.must(exitOK, "tokens", "list").out, "the vault holds no token yet")
 		contains(t, w.must(exitCredential, "run", "orders").err, "tablexport tokens stage NAME --activate")
 		contains(t, w.mustWith(exitCredential, "", "tokens", "stage", "bi/reader").err, "it is empty")
+		contains(t, w.must(exitCredential, "tokens", "activate", "bi/reader", "9").err, "→ look at what the vault holds with: tablexport tokens list")
 		contains(t, w.mustWith(exitCredential, "two words", "tokens", "stage", "bi/reader").err, "white space")
 	})
 	t.Run("4 login page", func(t *testing.T) {
@@ -375,6 +400,49 @@ func TestExitCodes(t *testing.T) {
 		stands(t, w, 0)
 		contains(t, w.must(exitOK, "runs").out, "canceled")
 	})
+}
+
+// A Table API on another host than the instance is asked there, and the token is bound to that host.
+func TestTableAPIElsewhere(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, simulator.Options{})
+	elsewhere := strings.Replace(w.address, "127.0.0.1", "localhost", 1)
+	w.edit("{url: \""+w.address+"\",", "{url: \""+elsewhere+"\", table_api: \""+w.address+"/tableapi/\",")
+	w.stage()
+	contains(t, w.must(exitOK, "tokens", "list").out, strings.TrimPrefix(w.address, "http://"))
+	contains(t, w.must(exitOK, "check", "--online").out, "ok      instance sim", w.address+"/tableapi/odata/")
+	contains(t, w.must(exitOK, "run", "orders").out, "400 rows")
+}
+
+// simulate counts pages of rows for its faults, not what a client asks to get to know the server.
+func TestSimulatedFaultsHitPages(t *testing.T) {
+	t.Parallel()
+	fault, err := parseFault("500@2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, simulator.Options{Behavior: simulator.Behavior{Count: simulator.PathCount | simulator.InlineCount}, Faults: []simulator.Fault{fault}})
+	for _, c := range []struct {
+		query string
+		want  int
+	}{
+		{"?$top=1", 200}, {"?$top=8", 200}, {"?$top=1&$count=true", 200}, {"/$count", 200}, {"?$top=100", 200}, // the first page
+		{"?$top=0", 200}, {"?$top=8&$skip=100", 200}, {"?$select=Store_Id", 500}, {"?$top=9", 200},
+	} {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.address+"/tableapi/odata/Crm_Sales_Orders"+c.query, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Authorization", "Bearer "+testToken)
+		answer, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = answer.Body.Close()
+		if answer.StatusCode != c.want {
+			t.Errorf("%q: status %d, not %d", c.query, answer.StatusCode, c.want)
+		}
+	}
 }
 
 // The first failure decides the exit code, whatever the others are, and one job does not stop the others.

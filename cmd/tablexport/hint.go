@@ -13,18 +13,38 @@ import (
 	"github.com/tablexport/tablexport/secrets"
 )
 
+// hintedError is an error that came up where it is known what helps.
+type hintedError struct {
+	err  error
+	text string // instead of the error's own, if it is not empty
+	hint string
+}
+
+func (e *hintedError) Error() string {
+	if e.text != "" {
+		return e.text
+	}
+	return e.err.Error()
+}
+
+func (e *hintedError) Unwrap() error { return e.err }
+
 // hintFor says what a person does next about an error whose own text names only what happened.
 func hintFor(err error) string {
 	err = first(err)
 	var usage *usageError
 	var problems configs.Problems
 	var damaged *damagedError
+	var broken *brokenAuditError
+	var hinted *hintedError
 	var change *export.SchemaChange
 	var published *jobs.PublishedError
 	var unresolved *delta.Unresolved
 	switch {
-	case errors.As(err, &usage), errors.As(err, &problems), errors.As(err, &damaged):
+	case errors.As(err, &usage), errors.As(err, &problems), errors.As(err, &damaged), errors.As(err, &broken):
 		return "" // they say it themselves
+	case errors.As(err, &hinted):
+		return hinted.hint
 	case errors.As(err, &change):
 		return "if the change is meant, run again with --accept-schema"
 	case errors.As(err, &published):

@@ -50,13 +50,21 @@ const (
 )
 
 const exitCodesHelp = `Exit codes: 0 ok · 1 other error · 2 usage · 3 configuration · 4 credential · 5 row outside the scope ·
-            6 service unavailable · 7 conflict with another writer · 8 data refused · 130 interrupted`
+            6 service unavailable · 7 conflict with another writer · 8 data refused or damaged · 130 interrupted`
 
 // usageError is a command line that makes no sense.
 type usageError struct{ err error }
 
 func (e *usageError) Error() string { return e.err.Error() }
 func (e *usageError) Unwrap() error { return e.err }
+
+// atLeastNone refuses a flag's negative number of things to show.
+func atLeastNone(flag string, n int) error {
+	if n < 0 {
+		return usagef("-n (--%s) takes a whole number from 0 on; got %d", flag, n)
+	}
+	return nil
+}
 
 func usagef(format string, args ...any) error { return &usageError{fmt.Errorf(format, args...)} }
 
@@ -145,10 +153,11 @@ func meaning(err error) (jobs.Class, int) {
 	var usage *usageError
 	var problems configs.Problems
 	var damaged *damagedError
+	var broken *brokenAuditError
 	switch {
 	case errors.As(err, &usage):
 		return classUsage, exitUsage
-	case errors.As(err, &damaged):
+	case errors.As(err, &damaged), errors.As(err, &broken):
 		return jobs.Data, exitData
 	case errors.As(err, &problems):
 		return jobs.Config, exitConfig
@@ -181,6 +190,7 @@ type globals struct {
 	json    bool
 	verbose bool
 	quiet   bool
+	warned  sync.Once // about the state directory
 }
 
 // report prints an error for a person, or as one JSON object with --json, and returns the exit code.

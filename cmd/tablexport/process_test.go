@@ -115,7 +115,11 @@ func TestKill(t *testing.T) {
 	if got := w.version("shop"); got != 0 {
 		t.Errorf("version %d stands", got)
 	}
-	contains(t, w.must(exitOK, "runs").out, "interrupted")
+	history := w.must(exitOK, "runs").out
+	contains(t, history, "interrupted", "  the process ended in the middle of the run")
+	if strings.Contains(history, ": the process") {
+		t.Errorf("a class without a name:\n%s", history)
+	}
 	w.must(exitOK, "audit", "verify")
 	w.must(exitOK, "run", "shop")
 	w.must(exitOK, "datasets", "verify", "shop")
@@ -220,6 +224,8 @@ func TestDemo(t *testing.T) {
 		t.Errorf("the token is in %v, or was printed", files)
 	}
 
+	shown := regexp.MustCompile(`delta_scan\('[^']+'\)`).FindString(got.out)
+	contains(t, invoke(t.Context(), "", "-c", filepath.Join(dir, "tablexport.yaml"), "datasets", "sql", "order-lines").out, shown)
 	listen := regexp.MustCompile(`simulate --listen (\S+)`).FindStringSubmatch(got.out)[1]
 	s := startSimulate(t, listen)
 	for _, args := range [][]string{

@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -116,12 +118,35 @@ func (a *app) stateDir() string {
 	return filepath.Join(a.cfg.Dir, ".tablexport")
 }
 
+// warnState says once that others can look into the state directory: the ledger and the audit log name tables, jobs and people.
+// What tablexport makes itself it makes with mode 0700.
+func (g *globals) warnState(dir string) {
+	if runtime.GOOS == "windows" { // access is not in the mode there
+		return
+	}
+	info, err := os.Stat(dir)
+	if err != nil || !info.IsDir() || info.Mode().Perm()&0o077 == 0 {
+		return
+	}
+	g.warned.Do(func() {
+		text := fmt.Sprintf("other accounts of this machine may use the state directory %s (mode %04o); close it with: chmod 700 %s", dir, info.Mode().Perm(), dir)
+		if g.json {
+			if line, err := json.Marshal(map[string]string{"warning": text}); err == nil {
+				fmt.Fprintln(g.err, string(line))
+			}
+			return
+		}
+		fmt.Fprintf(g.err, "tablexport: warning: %s\n", text)
+	})
+}
+
 func (a *app) auditDir() string { return filepath.Join(a.stateDir(), "audit") }
 
 func (a *app) audit() (*audit.Log, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.log == nil {
+		a.warnState(a.stateDir())
 		log, err := audit.Open(a.auditDir())
 		if err != nil {
 			return nil, err
@@ -135,6 +160,7 @@ func (a *app) ledger(ctx context.Context) (*ledger.Ledger, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.runs == nil {
+		a.warnState(a.stateDir())
 		l, err := ledger.Open(ctx, filepath.Join(a.stateDir(), "ledger.db"))
 		if err != nil {
 			return nil, err
@@ -340,7 +366,7 @@ func (a *app) located(err error) error {
 	return problems
 }
 
-// jobNames checks names given on the command line, or gives all.
+// jobNames checks names given on the command line, each once and in their order, or gives all.
 func (a *app) jobNames(args []string, all bool) ([]string, error) {
 	switch {
 	case all && len(args) > 0:
@@ -356,7 +382,13 @@ func (a *app) jobNames(args []string, all bool) ([]string, error) {
 			return nil, a.noJob(name)
 		}
 	}
-	return args, nil
+	var names []string
+	for _, name := range args {
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names, nil
 }
 
 // completeJobs offers the configuration's jobs to a shell; one that cannot be read has none to offer.

@@ -46,7 +46,11 @@ func (l *Log) Commit(ctx context.Context, base *Snapshot, actions []Action) (int
 		if ours {
 			return version, nil
 		}
-		if reason := conflict(actions, theirs); reason != "" {
+		reason := conflict(actions, theirs)
+		if base.Version < 0 {
+			reason = "another run created the table first" // whatever is in it, ours would create it once more
+		}
+		if reason != "" {
 			return 0, &Conflict{Version: version, Reason: reason}
 		}
 		version++

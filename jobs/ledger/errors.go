@@ -38,6 +38,9 @@ func (l *Ledger) fail(doing string, err error) error {
 // an extended result code is the primary one.
 func meaning(err error) error {
 	var s *sqlite.Error
+	if errors.Is(err, ErrCorrupt) {
+		return nil // it is said already
+	}
 	if errors.As(err, &s) {
 		switch s.Code() & 0xff {
 		case lib.SQLITE_FULL:

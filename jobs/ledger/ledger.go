@@ -101,7 +101,7 @@ func (l *Ledger) migrate(ctx context.Context) error {
 	}
 	if _, err := provider.Up(ctx); err != nil {
 		if meaning(err) == nil && l.damaged(ctx) { // the migration trips over a damaged file in many ways
-			err = errors.Join(ErrCorrupt, err)
+			err = fmt.Errorf("%w: %w", ErrCorrupt, err)
 		}
 		return l.fail("bring up to date", err)
 	}
@@ -153,7 +153,7 @@ func (l *Ledger) Interrupt(ctx context.Context, alive func(process string) bool)
 			continue
 		}
 		r.State, r.Ended, r.Version = Interrupted, time.Now(), -1
-		r.Error = "the process ended in the middle of the run; the dataset is at its previous version"
+		r.Error = "the process ended in the middle of the run; the dataset's own log says whether its version was published"
 		if err := l.Finish(ctx, r); err != nil && !errors.Is(err, ErrNotFound) {
 			return dead, err
 		}

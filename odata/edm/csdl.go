@@ -11,16 +11,28 @@ import (
 	"unicode"
 )
 
-// Limits on a $metadata document. It comes from a server and may be anything; the documented model of
-// 693 tables is under 3 MB of XML.
+// MaxCSDL is the length in bytes beyond which [ParseCSDL] refuses a document: 32 MiB, ten times what the documented
+// model of 693 tables and 7,000 columns takes. It reads one byte more than that at most.
+const MaxCSDL = 32 << 20
+
+// Limits on what is in a $metadata document. It comes from a server and may be anything. What is kept in memory is counted
+// while it is read, used or not: a few bytes of XML are some hundred as a property.
 const (
-	maxCSDLBytes    = 64 << 20
-	maxCSDLDepth    = 100 // nested elements; annotations nest
-	maxCSDLElements = 4 << 20
+	maxCSDLToken    = 1 << 20 // bytes of one element's tag, one text or one comment: the XML decoder holds it whole
+	maxCSDLDepth    = 100     // nested elements; annotations nest
+	maxCSDLElements = 1 << 20
 	maxCSDLTables   = 20_000
-	maxCSDLColumns  = 500_000 // of all tables together, inherited ones counted in each
+	maxCSDLTypes    = 50_000  // entity, complex and enumeration types and type definitions
+	maxCSDLColumns  = 200_000 // properties and navigation properties of all types; and of all tables, inherited ones counted in each
+	maxCSDLMembers  = 200_000 // of all enumerations
+	maxCSDLBindings = 200_000 // of all entity sets
+	maxCSDLAliases  = 1_000
+	maxCSDLText     = 8 << 20 // bytes of all descriptions; and of all tables' columns, inherited ones counted in each
 	maxBaseTypes    = 32
+	maxKeyColumns   = 64  // of one type
 	maxIdentifier   = 128 // CSDL XML 4.01, section 15.2
+	maxTypeName     = 512 // "Collection(Namespace.Name)"
+	maxDescription  = 4 << 10
 )
 
 const (
@@ -54,13 +66,14 @@ func (e *CSDLError) Error() string { return fmt.Sprintf("$metadata, line %d: %s"
 //     without a constraint the vendor's rule applies (X_Reference follows X_Id).
 //
 // The document is hostile input: size, nesting, counts and names are bounded, document type
-// declarations and entities other than XML's own are refused, nothing is fetched. Errors are
-// *CSDLError, or the reader's.
-func ParseCSDL(r io.Reader) (*Model, error) { return parseCSDL(r, maxCSDLBytes) }
+// declarations and entities other than XML's own are refused, nothing is fetched. Time and memory grow with the
+// document's length, never faster. Errors are *CSDLError, or the reader's: a reader that fails when a context ends
+// ends the parsing, since no step takes long without reading.
+func ParseCSDL(r io.Reader) (*Model, error) { return parseCSDL(r, MaxCSDL) }
 
 func parseCSDL(r io.Reader, limit int64) (*Model, error) {
 	d := &csdl{
-		source: &source{r: r, left: limit}, limit: limit, aliases: map[string]string{}, types: map[string]*csdlType{},
+		source: &source{r: r, left: limit, token: maxCSDLToken}, limit: limit, aliases: map[string]string{}, types: map[string]*csdlType{},
 		enums: map[string][]string{}, definitions: map[string]csdlProperty{}, descriptions: map[string]string{},
 	}
 	d.xml = xml.NewDecoder(d.source)
@@ -75,17 +88,19 @@ func parseCSDL(r io.Reader, limit int64) (*Model, error) {
 
 // source bounds a reader and remembers its error, which the XML decoder mixes with its own.
 type source struct {
-	r    io.Reader
-	left int64 // bytes that may still come, -1 once there was one more
-	err  error // of r, but for io.EOF
+	r     io.Reader
+	left  int64 // bytes that may still come, -1 once there was one more
+	token int   // bytes that the token being read may still take, negative once it took more
+	err   error // of r, but for io.EOF
 }
 
 func (s *source) Read(p []byte) (int, error) {
-	if s.left < 0 {
+	if s.left < 0 || s.token < 0 {
 		return 0, io.EOF
 	}
 	n, err := s.r.Read(p[:min(int64(len(p)), s.left+1)])
 	s.left -= int64(n)
+	s.token -= n
 	if err != nil && !errors.Is(err, io.EOF) {
 		s.err = err
 	}
@@ -99,6 +114,9 @@ type csdl struct {
 	xml      *xml.Decoder
 	depth    int
 	elements int
+
+	// What was kept so far, each against its limit.
+	columns, members, bindings, text int
 
 	aliases      map[string]string // alias → namespace
 	types        map[string]*csdlType
@@ -117,6 +135,7 @@ type csdlType struct {
 	key        []string
 	properties []csdlProperty
 	navigation []csdlNavigation
+	mixed      bool // some property is no Edm.String
 }
 
 type csdlProperty struct {
@@ -150,9 +169,13 @@ func (d *csdl) line() int {
 // token reads one token, and turns every fault of the text into a CSDLError.
 func (d *csdl) token() (xml.Token, error) {
 	t, err := d.xml.Token()
-	if d.source.left < 0 {
+	switch {
+	case d.source.left < 0:
 		return nil, d.fail(d.line(), "the document is longer than %d bytes", d.limit)
+	case d.source.token < 0:
+		return nil, d.fail(d.line(), "a tag, text or comment is longer than %d bytes", maxCSDLToken)
 	}
+	d.source.token = maxCSDLToken
 	if err != nil {
 		syntax, ours := (*xml.SyntaxError)(nil), (*CSDLError)(nil)
 		switch {
@@ -263,8 +286,10 @@ func (d *csdl) edmx(e xml.StartElement) error {
 		}, nil)
 	case "Reference":
 		return d.children(func(e xml.StartElement) error {
-			if a := attr(e, "Alias"); e.Name.Local == "Include" && a != "" {
-				d.aliases[a] = attr(e, "Namespace")
+			if e.Name.Local == "Include" {
+				if err := d.alias(e); err != nil {
+					return err
+				}
 			}
 			return d.skip()
 		}, nil)
@@ -272,13 +297,40 @@ func (d *csdl) edmx(e xml.StartElement) error {
 	return d.skip()
 }
 
+// alias notes the Alias of an Include or a Schema.
+func (d *csdl) alias(e xml.StartElement) error {
+	a := attr(e, "Alias")
+	if a == "" {
+		return nil
+	}
+	if len(d.aliases) >= maxCSDLAliases {
+		return d.fail(d.line(), "there are more than %d aliases", maxCSDLAliases)
+	}
+	d.aliases[a] = attr(e, "Namespace")
+	return nil
+}
+
+// count adds n to what is kept of one kind.
+func (d *csdl) count(kept *int, n, limit int, what string) error {
+	if *kept += n; *kept > limit {
+		return d.fail(d.line(), "there are more than %d %s", limit, what)
+	}
+	return nil
+}
+
+// newType makes room for one more type.
+func (d *csdl) newType() error {
+	n := len(d.types) + len(d.enums) + len(d.definitions)
+	return d.count(&n, 1, maxCSDLTypes, "types")
+}
+
 func (d *csdl) schema(e xml.StartElement) error {
 	namespace := attr(e, "Namespace")
 	if namespace == "" {
 		return d.fail(d.line(), "a Schema has no Namespace")
 	}
-	if a := attr(e, "Alias"); a != "" {
-		d.aliases[a] = namespace
+	if err := d.alias(e); err != nil {
+		return err
 	}
 	return d.children(func(e xml.StartElement) error {
 		switch e.Name.Local {
@@ -289,6 +341,9 @@ func (d *csdl) schema(e xml.StartElement) error {
 		case "TypeDefinition":
 			name, err := d.identifier(e, namespace)
 			if err != nil {
+				return err
+			}
+			if err := d.newType(); err != nil {
 				return err
 			}
 			p, err := d.facets(e, "UnderlyingType")
@@ -339,6 +394,9 @@ func (d *csdl) structured(e xml.StartElement, namespace string) error {
 	if d.types[name] != nil {
 		return d.fail(line, "type %s is defined twice", name)
 	}
+	if err := d.newType(); err != nil {
+		return err
+	}
 	t := &csdlType{name: name, base: attr(e, "BaseType"), entity: e.Name.Local == "EntityType", line: line}
 	d.types[name] = t
 	return d.children(func(e xml.StartElement) error {
@@ -346,6 +404,9 @@ func (d *csdl) structured(e xml.StartElement, namespace string) error {
 		case "Key":
 			return d.children(func(e xml.StartElement) error {
 				if e.Name.Local == "PropertyRef" {
+					if len(t.key) >= maxKeyColumns {
+						return d.fail(d.line(), "the key of type %s has more than %d properties", name, maxKeyColumns)
+					}
 					t.key = append(t.key, attr(e, "Name"))
 				}
 				return d.skip()
@@ -360,6 +421,9 @@ func (d *csdl) structured(e xml.StartElement, namespace string) error {
 }
 
 func (d *csdl) property(e xml.StartElement, t *csdlType) error {
+	if err := d.count(&d.columns, 1, maxCSDLColumns, "properties"); err != nil {
+		return err
+	}
 	name, err := d.identifier(e, "")
 	if err != nil {
 		return err
@@ -373,6 +437,7 @@ func (d *csdl) property(e xml.StartElement, t *csdlType) error {
 		return err
 	}
 	t.properties = append(t.properties, p)
+	t.mixed = t.mixed || p.typ != "Edm.String"
 	return nil
 }
 
@@ -400,24 +465,33 @@ func (d *csdl) facets(e xml.StartElement, typeAttribute string) (csdlProperty, e
 	if p.typ == "" {
 		return p, d.fail(p.line, "a %s has no %s", e.Name.Local, typeAttribute)
 	}
+	if len(p.typ) > maxTypeName || strings.ContainsFunc(p.typ, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return p, d.fail(p.line, "%s is no valid name of a type", shown(p.typ))
+	}
 	return p, nil
 }
 
-// description reads Annotation children that carry a Core.Description into text.
+// description reads Annotation children that carry a Core.Description into text: one line of maxComment characters.
 func (d *csdl) description(text *string) func(e xml.StartElement) error {
 	return func(e xml.StartElement) error {
 		if e.Name.Local != "Annotation" || attr(e, "Qualifier") != "" || !d.isDescription(attr(e, "Term")) {
 			return d.skip()
 		}
-		found := attr(e, "String")
+		// The text comes in as many pieces as there are comments in it.
+		var found strings.Builder
+		add := func(b string) { found.WriteString(b[:min(len(b), maxDescription-found.Len())]) }
+		add(attr(e, "String"))
 		err := d.children(func(e xml.StartElement) error {
 			if e.Name.Local != "String" {
 				return d.skip()
 			}
-			return d.children(nil, func(b []byte) { found += string(b) })
+			return d.children(nil, func(b []byte) { add(string(b)) })
 		}, nil)
-		*text = found
-		return err
+		if err != nil {
+			return err
+		}
+		*text = oneLine(strings.ToValidUTF8(found.String(), ""), maxComment) // the end may have been cut within a character
+		return d.count(&d.text, len(*text), maxCSDLText, "bytes of descriptions")
 	}
 }
 
@@ -430,13 +504,16 @@ func (d *csdl) isDescription(term string) bool {
 }
 
 func (d *csdl) navigationProperty(e xml.StartElement, t *csdlType) error {
+	if err := d.count(&d.columns, 1, maxCSDLColumns, "properties"); err != nil {
+		return err
+	}
 	name, err := d.identifier(e, "")
 	if err != nil {
 		return err
 	}
 	n := csdlNavigation{name: name, typ: attr(e, "Type")}
 	err = d.children(func(e xml.StartElement) error {
-		if e.Name.Local == "ReferentialConstraint" {
+		if e.Name.Local == "ReferentialConstraint" && len(n.constraint) < 2 { // two are as many as more: not followed
 			n.constraint = append(n.constraint, attr(e, "Property"))
 		}
 		return d.skip()
@@ -450,10 +527,20 @@ func (d *csdl) enum(e xml.StartElement, namespace string) error {
 	if err != nil {
 		return err
 	}
+	if err := d.newType(); err != nil {
+		return err
+	}
 	members := []string{}
 	err = d.children(func(e xml.StartElement) error {
 		if e.Name.Local == "Member" {
-			members = append(members, attr(e, "Name"))
+			if err := d.count(&d.members, 1, maxCSDLMembers, "members of enumerations"); err != nil {
+				return err
+			}
+			member, err := d.identifier(e, "")
+			if err != nil {
+				return err
+			}
+			members = append(members, member)
 		}
 		return d.skip()
 	}, nil)
@@ -476,11 +563,16 @@ func (d *csdl) container(e xml.StartElement) error {
 	s := csdlSet{name: name, typ: attr(e, "EntityType"), line: line}
 	err = d.children(func(e xml.StartElement) error {
 		if e.Name.Local == "NavigationPropertyBinding" {
+			if err := d.count(&d.bindings, 1, maxCSDLBindings, "navigation property bindings"); err != nil {
+				return err
+			}
 			if s.bindings == nil {
 				s.bindings = map[string]string{}
 			}
 			target := attr(e, "Target")
-			s.bindings[attr(e, "Path")] = target[strings.LastIndexByte(target, '/')+1:]
+			if target = target[strings.LastIndexByte(target, '/')+1:]; simpleIdentifier(target) { // else it is no set's name
+				s.bindings[attr(e, "Path")] = target
+			}
 		}
 		return d.skip()
 	}, nil)
@@ -495,6 +587,9 @@ func (d *csdl) annotations(e xml.StartElement) error {
 	if path := attr(e, "Target"); text != "" && attr(e, "Qualifier") == "" {
 		typ, property, ok := strings.Cut(path, "/")
 		if ok {
+			if len(d.descriptions) >= maxCSDLColumns {
+				return d.fail(d.line(), "there are more than %d descriptions", maxCSDLColumns)
+			}
 			d.descriptions[d.qualified(typ)+"/"+property] = text
 		}
 	}

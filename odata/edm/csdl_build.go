@@ -20,7 +20,7 @@ func (d *csdl) build() (*Model, error) {
 		typ := d.qualified(s.typ)
 		setsOf[typ] = append(setsOf[typ], s.name)
 	}
-	tables, seen, columns := make([]Table, 0, len(d.sets)), map[string]bool{}, 0
+	tables, seen, columns, text := make([]Table, 0, len(d.sets)), map[string]bool{}, 0, 0
 	for _, s := range d.sets {
 		if seen[s.name] {
 			return nil, d.fail(s.line, "entity set %s is defined twice", s.name)
@@ -31,14 +31,20 @@ func (d *csdl) build() (*Model, error) {
 			return nil, err
 		}
 		for _, t := range chain {
-			columns += len(t.properties)
+			columns += len(t.properties) + len(t.navigation)
 		}
 		if columns > maxCSDLColumns {
-			return nil, d.fail(s.line, "there are more than %d properties", maxCSDLColumns)
+			return nil, d.fail(s.line, "the tables have more than %d properties in all", maxCSDLColumns)
 		}
 		t, err := d.tableOf(s, chain, setsOf)
 		if err != nil {
 			return nil, err
+		}
+		for i := range t.Columns {
+			text += len(t.Columns[i].Comment)
+		}
+		if text > maxCSDLText {
+			return nil, d.fail(s.line, "the tables have more than %d bytes of descriptions in all", maxCSDLText)
 		}
 		tables = append(tables, t)
 	}
@@ -70,8 +76,13 @@ func (d *csdl) chain(s csdlSet) ([]*csdlType, error) {
 }
 
 func (d *csdl) tableOf(s csdlSet, chain []*csdlType, setsOf map[string][]string) (Table, error) {
-	t := Table{Name: s.name, Columns: []Column{}, Key: []string{}}
-	at := map[string]int{}
+	t := Table{Name: s.name, Key: []string{}}
+	n := 0
+	for _, typ := range chain {
+		n += len(typ.properties)
+	}
+	t.Columns = make([]Column, 0, n)
+	at := make(map[string]int, n)
 	for _, typ := range chain {
 		for _, p := range typ.properties {
 			if _, dup := at[p.name]; dup {
@@ -82,7 +93,7 @@ func (d *csdl) tableOf(s csdlSet, chain []*csdlType, setsOf map[string][]string)
 				return t, err
 			}
 			if c.Comment == "" {
-				c.Comment = oneLine(d.descriptions[typ.name+"/"+p.name])
+				c.Comment = d.descriptions[typ.name+"/"+p.name]
 			}
 			c.Secret = secret(s.name, p.name)
 			at[p.name] = len(t.Columns)
@@ -137,7 +148,7 @@ func (d *csdl) link(t *Table, at map[string]int, n csdlNavigation, s csdlSet, se
 
 // column types a property.
 func (d *csdl) column(p csdlProperty) (Column, error) {
-	c := Column{Name: p.name, Nullable: p.nullable, Source: p.typ, Comment: oneLine(p.description)}
+	c := Column{Name: p.name, Nullable: p.nullable, Source: p.typ, Comment: p.description}
 	name := d.qualified(p.typ)
 	if def, ok := d.definitions[name]; ok {
 		if !p.hasPrecision {
@@ -214,11 +225,5 @@ func (d *csdl) decimal(c *Column, p csdlProperty) error {
 // multiLanguage reports whether a complex type is a text in several languages: nothing but texts in it,
 // and neither base type nor references.
 func (d *csdl) multiLanguage(t *csdlType) bool {
-	if t.entity || t.base != "" || len(t.navigation) > 0 {
-		return false
-	}
-	return !slices.ContainsFunc(t.properties, func(p csdlProperty) bool { return p.typ != "Edm.String" })
+	return !t.entity && t.base == "" && len(t.navigation) == 0 && !t.mixed
 }
-
-// oneLine joins the words of text with single spaces.
-func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }

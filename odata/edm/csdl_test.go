@@ -200,7 +200,7 @@ func TestCSDLAmplificationIsBounded(t *testing.T) {
 		fmt.Fprintf(&b, `<EntitySet Name="S%d" EntityType="N.A"/>`, i)
 	}
 	b.WriteString(`</EntityContainer>`)
-	if _, err := ParseCSDL(strings.NewReader(document(b.String()))); err == nil || !strings.Contains(err.Error(), "more than 500000 properties") {
+	if _, err := ParseCSDL(strings.NewReader(document(b.String()))); err == nil || !strings.Contains(err.Error(), "more than 200000 properties") {
 		t.Error(err)
 	}
 }

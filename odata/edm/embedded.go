@@ -194,40 +194,6 @@ func first(args []int32) int32 {
 	return args[0]
 }
 
-// comment is the data dictionary's line for a column: the description, if the source has one, and what
-// is known of the column in words that a reader of the Parquet file understands.
-func comment(c *Column, description string) string {
-	parts := make([]string, 0, 6)
-	if d := oneLine(description); d != "" {
-		parts = append(parts, strings.TrimRight(d, "."))
-	}
-	what := c.Type.Kind.words()
-	if c.Type.Kind == Invalid {
-		what = "unsupported type " + c.Source
-	}
-	if c.Type.Kind == Decimal {
-		what = fmt.Sprintf("decimal, %d digits, %d of them after the point", c.Type.Precision, c.Type.Scale)
-	}
-	if c.Key {
-		what += ", primary key"
-	}
-	parts = append(parts, what)
-	if c.References != "" {
-		role := "refers to "
-		if c.OwnerRef {
-			role = "belongs to "
-		}
-		parts = append(parts, role+c.References)
-	}
-	if len(c.Allowed) > 0 {
-		parts = append(parts, "one of "+strings.Join(c.Allowed, ", "))
-	}
-	if c.Secret {
-		parts = append(parts, "secret, never exported")
-	}
-	return strings.Join(parts, "; ")
-}
-
 // words names a kind for people who never heard of Edm.
 func (k Kind) words() string {
 	return [...]string{

@@ -15,12 +15,12 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 
 	"github.com/tablexport/tablexport/export/store"
@@ -40,8 +40,9 @@ var (
 
 // Bucket is a store.Bucket and a store.Sweeper over a local directory.
 type Bucket struct {
-	dir    string // absolute, for Location only
-	root   *os.Root
+	dir    string // absolute
+	mu     sync.Mutex
+	root   *os.Root // nil until the directory is there; see at
 	closed atomic.Bool
 
 	// link gives a file a second name and rename gives it another one; both fail with fs.ErrExist when that is taken.
@@ -49,8 +50,9 @@ type Bucket struct {
 	link, rename func(dir *os.Root, from, to string) error
 }
 
-// Open returns the bucket of a directory and creates it if it is not there (mode 0750; objects are 0640, both less the umask).
-// The errors are *store.Error.
+// Open returns the bucket of a directory. If that is not there, the bucket is empty, and the first write creates it (mode 0750;
+// objects are 0640, both less the umask): looking changes nothing. The errors are *store.Error, with the code Invalid
+// for what is no directory and cannot become one.
 func Open(dir string) (*Bucket, error) {
 	if dir == "" {
 		return nil, store.Errorf(store.Invalid, "open", "", "the directory of a file store must be named: set path")
@@ -59,14 +61,76 @@ func Open(dir string) (*Bucket, error) {
 	if err != nil {
 		return nil, wrap("open", "", err)
 	}
-	if err := os.MkdirAll(abs, dirMode); err != nil {
-		return nil, wrap("open", "", fmt.Errorf("the directory of the file store: %w", err))
+	b := &Bucket{dir: abs, link: (*os.Root).Link, rename: renameNoReplace}
+	if _, err := b.at(false); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, wrap("open", "", err)
 	}
-	root, err := os.OpenRoot(abs)
+	return b, nil
+}
+
+// at opens the directory, once. While it is not there it fails with fs.ErrNotExist, or creates it.
+func (b *Bucket) at(create bool) (*os.Root, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case b.closed.Load():
+		return nil, errClosed
+	case b.root != nil:
+		return b.root, nil
+	}
+	root, err := os.OpenRoot(b.dir)
+	if create && errors.Is(err, fs.ErrNotExist) {
+		if err = makeAll(b.dir); err == nil {
+			root, err = os.OpenRoot(b.dir)
+		}
+		if err != nil {
+			return nil, notUsable(b.dir, err)
+		}
+	}
 	if err != nil {
-		return nil, wrap("open", "", fmt.Errorf("the directory of the file store: %w", err))
+		if fi, statErr := os.Stat(b.dir); isNotDirectory(err) || isNotDirectory(statErr) || statErr == nil && !fi.IsDir() {
+			return nil, notUsable(b.dir, err)
+		}
+		return nil, err
 	}
-	return &Bucket{dir: abs, root: root, link: (*os.Root).Link, rename: renameNoReplace}, nil
+	b.root = root
+	return root, nil
+}
+
+// notUsable is the error for a path that is no directory and cannot become one: the path must be changed, or its
+// surroundings. A full or failing disk stays what it is.
+func notUsable(dir string, err error) error {
+	code := store.Invalid
+	if c, ok := systemCode(err); ok && (c == store.Full || c == store.Unavailable) {
+		code = c
+	}
+	return store.Errorf(code, "open", "", "the directory of the file store, %s, is not there and cannot be made: %w", dir, err)
+}
+
+// makeAll is os.MkdirAll, with every directory that it makes durable: see makeDir.
+func makeAll(dir string) error {
+	err := os.Mkdir(dir, dirMode)
+	parent := filepath.Dir(dir)
+	if errors.Is(err, fs.ErrNotExist) && parent != dir {
+		if err := makeAll(parent); err != nil {
+			return err
+		}
+		err = os.Mkdir(dir, dirMode)
+	}
+	if errors.Is(err, fs.ErrExist) { // another process was faster, or it is a file: opening it will tell
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	p, err := os.OpenRoot(parent)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil // it may be written and not read: it cannot be synced then
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(syncDir(p), p.Close())
 }
 
 // enter is what every operation begins with.
@@ -101,7 +165,11 @@ func (b *Bucket) create(ctx context.Context, op, key string) (*upload, error) {
 		return nil, err
 	}
 	dirName, name := path.Split(key)
-	dir, err := b.makeDir(path.Clean(dirName))
+	root, err := b.at(true)
+	if err != nil {
+		return nil, b.wrap(op, key, err)
+	}
+	dir, err := makeDir(root, path.Clean(dirName))
 	if err != nil {
 		if errors.Is(err, errNotDirectory) || isNotDirectory(err) {
 			return nil, store.Errorf(store.Invalid, op, key, "a part of the key is an object, it cannot be a directory: %w", err)
@@ -117,20 +185,20 @@ func (b *Bucket) create(ctx context.Context, op, key string) (*upload, error) {
 	return &upload{b: b, ctx: ctx, key: key, name: name, temp: temp, dir: dir, file: f}, nil
 }
 
-// makeDir opens a directory under the root and makes what is missing of it. Each directory that it makes is durable
+// makeDir opens a directory under root and makes what is missing of it. Each directory that it makes is durable
 // before anything is put into it: otherwise a power failure could lose a whole dataset whose files had all been synced.
-func (b *Bucket) makeDir(dir string) (*os.Root, error) {
-	d, err := b.root.OpenRoot(dir)
+func makeDir(root *os.Root, dir string) (*os.Root, error) {
+	d, err := root.OpenRoot(dir)
 	if err == nil {
 		return d, nil
 	}
-	if fi, statErr := b.root.Lstat(dir); statErr == nil && fi.Mode().IsRegular() {
+	if fi, statErr := root.Lstat(dir); statErr == nil && fi.Mode().IsRegular() {
 		return nil, errNotDirectory // OpenRoot says so with an error that cannot be told from others
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	parent, err := b.makeDir(path.Dir(dir))
+	parent, err := makeDir(root, path.Dir(dir))
 	if err != nil {
 		return nil, err
 	}
@@ -175,7 +243,11 @@ func (b *Bucket) open(ctx context.Context, op, key string) (*os.File, store.Info
 	if _, err := b.lstat(op, key); err != nil {
 		return nil, store.Info{}, err
 	}
-	f, err := b.root.Open(filepath.FromSlash(key))
+	root, err := b.at(false)
+	if err != nil {
+		return nil, store.Info{}, b.wrap(op, key, err)
+	}
+	f, err := root.Open(filepath.FromSlash(key))
 	if err != nil {
 		return nil, store.Info{}, b.wrap(op, key, err)
 	}
@@ -191,7 +263,11 @@ func (b *Bucket) open(ctx context.Context, op, key string) (*os.File, store.Info
 }
 
 func (b *Bucket) lstat(op, key string) (store.Info, error) {
-	fi, err := b.root.Lstat(filepath.FromSlash(key))
+	root, err := b.at(false)
+	if err != nil {
+		return store.Info{}, b.wrap(op, key, err)
+	}
+	fi, err := root.Lstat(filepath.FromSlash(key))
 	switch {
 	case err != nil:
 		return store.Info{}, b.wrap(op, key, err)
@@ -249,9 +325,11 @@ func (b *Bucket) Delete(ctx context.Context, key string) error {
 	}
 	_, err := b.lstat("delete", key)
 	if err == nil {
-		if err = b.root.Remove(filepath.FromSlash(key)); err != nil {
-			err = b.wrap("delete", key, err)
+		var root *os.Root
+		if root, err = b.at(false); err == nil {
+			err = root.Remove(filepath.FromSlash(key))
 		}
+		err = b.wrap("delete", key, err)
 	}
 	if store.CodeOf(err) == store.NotFound {
 		return nil
@@ -264,7 +342,9 @@ func (b *Bucket) Location(key string) string { return filepath.Join(b.dir, filep
 
 // Close implements store.Bucket.
 func (b *Bucket) Close() error {
-	if b.closed.Swap(true) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed.Swap(true) || b.root == nil {
 		return nil
 	}
 	return b.root.Close()

@@ -3,11 +3,13 @@ package filestore
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -70,6 +72,16 @@ func TestConformance(t *testing.T) {
 	})
 }
 
+// The whole contract holds in a directory that is not there yet.
+func TestConformanceUnmade(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) store.Bucket {
+		b, err := Open(filepath.Join(t.TempDir(), "not", "there"))
+		must(t, err)
+		t.Cleanup(func() { _ = b.Close() })
+		return b
+	})
+}
+
 func TestOpen(t *testing.T) {
 	if _, err := Open(""); store.CodeOf(err) != store.Invalid {
 		t.Errorf("no directory: %v", err)
@@ -79,12 +91,12 @@ func TestOpen(t *testing.T) {
 	for _, dir := range []string{file, filepath.Join(file, "below")} {
 		if _, err := Open(dir); err == nil {
 			t.Errorf("a file is opened as the directory of a store")
-		} else if e := (*store.Error)(nil); !errors.As(err, &e) {
-			t.Errorf("the error %v is no *store.Error", err)
+		} else if e := (*store.Error)(nil); !errors.As(err, &e) || e.Code != store.Invalid || !strings.Contains(err.Error(), dir) {
+			t.Errorf("%v: it is to be of the code invalid, and name the directory", err)
 		}
 	}
 	dir := filepath.Join(t.TempDir(), "a", "b")
-	b, err := Open(dir) // made if it is not there
+	b, err := Open(dir) // made by the first write if it is not there
 	must(t, err)
 	must(t, b.Put(t.Context(), "x/y", []byte("1")))
 	if want := filepath.Join(dir, "x", "y"); b.Location("x/y") != want {
@@ -96,6 +108,96 @@ func TestOpen(t *testing.T) {
 	defer func() { _ = again.Close() }()
 	if got := keys(t, again); !slices.Equal(got, []string{"x/y"}) {
 		t.Errorf("after reopening: %q", got)
+	}
+}
+
+// Looking at a store that was never written to makes nothing: not the directory, and none above it.
+func TestLookingMakesNoDirectory(t *testing.T) {
+	above := filepath.Join(t.TempDir(), "above")
+	dir := filepath.Join(above, "lake")
+	b, err := Open(dir)
+	must(t, err)
+	ctx := t.Context()
+	if _, err := b.Stat(ctx, "x/y"); store.CodeOf(err) != store.NotFound {
+		t.Errorf("Stat = %v", err)
+	}
+	if _, _, err := b.Open(ctx, "x/y"); store.CodeOf(err) != store.NotFound {
+		t.Errorf("Open = %v", err)
+	}
+	if _, err := b.OpenRange(ctx, "x/y", 0, 1); store.CodeOf(err) != store.NotFound {
+		t.Errorf("OpenRange = %v", err)
+	}
+	if got := keys(t, b); len(got) != 0 {
+		t.Errorf("List shows %q", got)
+	}
+	must(t, b.Delete(ctx, "x/y"))
+	swept, err := b.SweepUploads(ctx, "", 0)
+	must(t, err)
+	if swept != (store.Swept{}) || b.Location("x/y") != filepath.Join(dir, "x", "y") {
+		t.Errorf("%+v, %s", swept, b.Location("x/y"))
+	}
+	if _, err := os.Lstat(above); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("a directory was made: %v", err)
+	}
+	// Another process makes it, and is seen.
+	other, err := Open(dir)
+	must(t, err)
+	must(t, other.PutIfAbsent(ctx, "x/y", []byte("1")))
+	must(t, other.Close())
+	if got := keys(t, b); !slices.Equal(got, []string{"x/y"}) {
+		t.Errorf("List shows %q", got)
+	}
+	must(t, b.Close())
+	never, err := Open(filepath.Join(above, "other"))
+	must(t, err)
+	must(t, never.Close())
+	must(t, never.Close())
+	if err := never.Put(ctx, "x", nil); store.CodeOf(err) != store.Invalid || !errors.Is(err, errClosed) {
+		t.Errorf("Put after Close = %v", err)
+	}
+	if _, err := os.Lstat(filepath.Join(above, "other")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a closed store was made: %v", err)
+	}
+}
+
+// Writers that come together all find the directory, whoever makes it.
+func TestFirstWritersTogether(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "a", "b", "c")
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			b, err := Open(dir)
+			if err == nil {
+				err = errors.Join(b.Put(t.Context(), fmt.Sprintf("d/%d", i), nil), b.Close())
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	b, err := Open(dir)
+	must(t, err)
+	defer func() { _ = b.Close() }()
+	if got := keys(t, b); len(got) != 8 {
+		t.Errorf("%q", got)
+	}
+}
+
+// A directory that becomes impossible after Open: the first write says that the configuration is at fault.
+func TestDirectoryCannotBeMade(t *testing.T) {
+	above := filepath.Join(t.TempDir(), "above")
+	b, err := Open(filepath.Join(above, "lake"))
+	must(t, err)
+	must(t, os.WriteFile(above, nil, 0o600))
+	for what, err := range map[string]error{
+		"Put":         b.Put(t.Context(), "x", nil),
+		"PutIfAbsent": b.PutIfAbsent(t.Context(), "d/x", nil),
+		"Create":      func() error { _, err := b.Create(t.Context(), "x"); return err }(),
+	} {
+		if store.CodeOf(err) != store.Invalid || !strings.Contains(err.Error(), "cannot be made") || !strings.Contains(err.Error(), above) {
+			t.Errorf("%s = %v", what, err)
+		}
 	}
 }
 

@@ -114,10 +114,17 @@ func (w *walk) file(key string, e fs.DirEntry) error {
 // slash ("a-b" before "a/…" before "a0").
 func (w *walk) read(base string) ([]fs.DirEntry, error) {
 	name := path.Clean(base)
-	if fi, err := w.b.root.Lstat(filepath.FromSlash(name)); err == nil && !fi.IsDir() {
+	root, err := w.b.at(false)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // nothing was ever written
+	}
+	if err != nil {
+		return nil, w.b.wrap(w.op, base, err)
+	}
+	if fi, err := root.Lstat(filepath.FromSlash(name)); err == nil && !fi.IsDir() {
 		return nil, nil // a file or a symbolic link
 	}
-	d, err := w.b.root.Open(filepath.FromSlash(name))
+	d, err := root.Open(filepath.FromSlash(name))
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) || isNotDirectory(err) {
 			return nil, nil
@@ -157,7 +164,11 @@ func (b *Bucket) SweepUploads(ctx context.Context, prefix string, olderThan time
 		if !fi.ModTime().Before(limit) {
 			return nil
 		}
-		if err := b.root.Remove(filepath.FromSlash(key)); err != nil {
+		root, err := b.at(false)
+		if err == nil {
+			err = root.Remove(filepath.FromSlash(key))
+		}
+		if err != nil {
 			if errors.Is(err, os.ErrNotExist) {
 				return nil
 			}

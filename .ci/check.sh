@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# Everything that a change has to pass, as CI runs it. All steps run even when one fails; the summary at the end says
+# what ran, what was skipped and why, and the exit code is 0 only when every step that ran passed.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
+export TABLEXPORT_REQUIRE_SERVERS=1
+
+summary=() notes=() failed=0
+output=$(mktemp)
+trap 'rm -f "$output"' EXIT
+
+# step NAME COMMAND...
+step() {
+  local name=$1 start=$SECONDS verdict=ok
+  shift
+  printf '\n==> %s\n' "$name"
+  if ! "$@"; then
+    verdict=FAIL
+    failed=$((failed + 1))
+  fi
+  summary+=("$(printf '%-7s %4d s  %s' "$verdict" "$((SECONDS - start))" "$name")" ${notes[@]+"${notes[@]}"})
+  notes=()
+}
+
+# skip NAME REASON
+skip() {
+  printf '\n==> %s: skipped, %s\n' "$1" "$2"
+  summary+=("$(printf '%-7s %4d s  %s: %s' skipped 0 "$1" "$2")")
+}
+
+formatted() {
+  local files
+  files=$(find . -name '*.go' -not -path './.git/*' -print0 | xargs -0 gofmt -l) || return
+  [ -z "$files" ] && return
+  echo "gofmt would change (make fmt):"
+  echo "$files"
+  return 1
+}
+
+# The modules below the root's, and the programs that are run from their source file.
+nested() {
+  local module program
+  for program in .ci/*/main.go; do
+    [ -e "${program%main.go}go.mod" ] || go vet "$program" || return
+  done
+  find . -mindepth 2 -name go.mod -not -path './.git/*' | while read -r module; do
+    echo "${module%/go.mod}"
+    # Built as tools.sh builds, so that nothing is compiled twice.
+    (cd "$(dirname "$module")" && go vet -trimpath ./... && go build -trimpath -o /dev/null ./...) || return
+  done
+}
+
+# The tests' own last lines, what was skipped and why, go into the summary too.
+tests() {
+  local code
+  go run .ci/gotest/main.go "$@" 2>&1 | tee "$output"
+  code=${PIPESTATUS[0]}
+  while IFS= read -r line; do notes+=("          $line"); done < <(sed -n '/^[0-9]* packages in /,$ {/^exit status/d; p}' "$output")
+  return "$code"
+}
+
+scripts() { shellcheck .ci/run .ci/*.sh; }
+
+lint() { "$(.ci/tools.sh --dir)/bin/golangci-lint" run ./...; }
+
+step "servers, readers and tools" .ci/tools.sh versitygw vaultserver readers golangci-lint
+step "gofmt" formatted
+step "go mod verify" go mod verify
+step "go mod tidy -diff" go mod tidy -diff
+step "go vet" go vet ./...
+step "golangci-lint" lint
+step "nested modules" nested
+if command -v shellcheck >/dev/null; then
+  step "shellcheck" scripts
+else
+  skip "shellcheck" "it is not installed (Debian: apt-get install shellcheck)"
+fi
+step "go test, all servers required" tests -timeout 20m ./...
+step "go test -race, all servers required" tests -race -timeout 20m ./...
+step "fuzz, ${FUZZTIME:-5s} a target" .ci/fuzz.sh
+
+printf '\n==> summary\n'
+printf '%s\n' "${summary[@]}"
+if [ "$failed" -gt 0 ]; then
+  echo "$failed failed"
+  exit 1
+fi
+echo "all passed"
