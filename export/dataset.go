@@ -3,6 +3,7 @@ package export
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -208,7 +209,7 @@ func (r *rangeReader) ReadAt(p []byte, off int64) (int, error) {
 	}
 	defer func() { _ = body.Close() }()
 	n, err := io.ReadFull(body, p)
-	if err == io.ErrUnexpectedEOF {
+	if errors.Is(err, io.ErrUnexpectedEOF) {
 		err = io.EOF
 	}
 	return n, err

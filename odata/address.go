@@ -85,7 +85,7 @@ func followable(link string, from, base *url.URL) (*url.URL, string) {
 	switch {
 	case u.User != nil || !sameOrigin(u, base):
 		return nil, "its next link leads to another host, where the token must not go"
-	case !strings.HasPrefix(path.Clean(u.Path)+"/", base.Path) || strings.Contains(u.Path, ".."):
+	case !strings.HasPrefix(path.Clean(u.Path), base.Path) || strings.Contains(u.Path, ".."):
 		return nil, "its next link leads out of the Table API"
 	}
 	return u, ""

@@ -208,7 +208,7 @@ func (d *decoder) try(most int, parse func(b []byte, pos int) int) error {
 
 // proceed is called when a parsing function has stopped. It returns nil if there is now more to parse.
 func (d *decoder) proceed(most int) error {
-	if d.err != needMore {
+	if d.err != needMore { //nolint:errorlint // set by us, never wrapped, asked for every row
 		return d.err
 	}
 	if d.w.end-d.w.start > most {

@@ -278,7 +278,7 @@ func (d *decoder) atEnd() error {
 		if d.w.start < d.w.end {
 			return d.stop(d.w.start, "something follows the end of the answer")
 		}
-		if err := d.w.more(); err == io.EOF {
+		if err := d.w.more(); err == io.EOF { //nolint:errorlint // the proper end of a reader is io.EOF itself (io.Reader); a wrapped one is a failure
 			return nil
 		} else if err != nil {
 			return d.broken(err)

@@ -328,7 +328,7 @@ func (s *Session) exchange(outer context.Context, c *call) error {
 		return &AuthenticationPageError{Asked: s.asked(c), Status: resp.StatusCode, Reason: "a page of another type than data was sent"}
 	}
 	b, err := newBody(resp, &s.c.inflaters, o.IdleTimeout, cancel)
-	if err == errCoding {
+	if errors.Is(err, errCoding) {
 		return &ProtocolError{Asked: s.asked(c), Reason: err.Error()}
 	} else if err != nil {
 		return s.broken(outer, ctx, c, err)
@@ -398,7 +398,7 @@ func (s *Session) broken(outer, ctx context.Context, c *call, err error) error {
 	if outer.Err() != nil {
 		return canceled(outer)
 	}
-	if cause := context.Cause(ctx); cause == errSilent || cause == errNoHeader {
+	if cause := context.Cause(ctx); errors.Is(cause, errSilent) || errors.Is(cause, errNoHeader) {
 		err = cause
 	}
 	if problem := certificateProblem(err); problem != "" {

@@ -114,8 +114,8 @@ var errCoding = errors.New("the answer has a content coding that was not asked f
 func (b *body) Read(p []byte) (int, error) {
 	n, err := b.in.Read(p)
 	b.bytes += int64(n)
-	if err != nil && err != io.EOF && b.err == nil {
-		if b.packed != nil && (b.wire.err == nil || b.wire.err == io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+	if err != nil && err != io.EOF && b.err == nil { //nolint:errorlint // the proper end of a reader is io.EOF itself (io.Reader); a wrapped one is a failure
+		if b.packed != nil && (b.wire.err == nil || b.wire.err == io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) { //nolint:errorlint // the proper end of a reader is io.EOF itself (io.Reader); a wrapped one is a failure
 			err = fmt.Errorf("%w: %w", errDamaged, err) // not by the network
 		}
 		b.err = err
@@ -128,7 +128,7 @@ func (b *body) Read(p []byte) (int, error) {
 // nothing left but white space.
 func (b *body) finish() error {
 	_, err := io.CopyN(io.Discard, b, 64<<10)
-	switch err {
+	switch err { //nolint:errorlint // the proper end of a reader is io.EOF itself (io.Reader); a wrapped one is a failure
 	case io.EOF:
 		return nil
 	case nil:
