@@ -140,6 +140,7 @@ func (c *Config) applyDefaults() {
 	for name, i := range c.Instances {
 		setDefault(&i.Concurrency, 2)
 		setDefault(&i.RequestsPerMinute, 600)
+		setDefault(&i.Encoding, "auto")
 		c.Instances[name] = i
 	}
 	for name, j := range c.Jobs {

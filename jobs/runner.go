@@ -15,6 +15,7 @@ import (
 
 	"github.com/tablexport/tablexport/export"
 	"github.com/tablexport/tablexport/export/delta"
+	"github.com/tablexport/tablexport/export/parquet"
 	"github.com/tablexport/tablexport/export/store"
 	"github.com/tablexport/tablexport/jobs/ledger"
 	"github.com/tablexport/tablexport/odata"
@@ -50,6 +51,7 @@ type Runner struct {
 type Request struct {
 	Job          Job
 	AcceptSchema bool
+	LowMemory    bool           // smaller row groups, and nothing is read ahead: slower, for small machines
 	Progress     func(Progress) // called from the run's goroutine, which waits for it; may be nil
 }
 
@@ -290,6 +292,7 @@ func (x *run) attempt(ctx context.Context, session *odata.Session, attempt int) 
 		Job: x.Job.Name, RunID: x.id, Table: x.plan.Table.Name, Source: x.Job.Instance + " (" + x.Instances[x.Job.Instance].Client.Host() + ")",
 		Query: x.plan.Text(), Scope: stamp, Description: x.Job.Description, Schema: x.plan.Scope.Schema(),
 		Key: x.plan.PublishedKey(), AcceptSchema: x.AcceptSchema, Engine: x.Engine,
+		Parquet: parquet.Options{LowMemory: x.LowMemory},
 	})
 	if err != nil {
 		return err
@@ -320,6 +323,9 @@ func (x *run) scan(ctx context.Context, session *odata.Session, refresh *export.
 	q.Attempt = attempt
 	q.Progress = func(p odata.Progress) { x.progress(Scanning, attempt, p) }
 	q.Inspect = x.inspect
+	if x.LowMemory {
+		q.Ahead = -1
+	}
 	scan, err := session.Scan(q)
 	if err != nil {
 		return evidence.Evidence{Attempts: attempt}, err

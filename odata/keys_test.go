@@ -206,7 +206,7 @@ func TestCountDistinct(t *testing.T) {
 // Whatever a server writes as next link: what is followed is on the host and below the Table API.
 func FuzzNextLink(f *testing.F) {
 	for _, s := range []string{
-		"T?$skiptoken=x", "/tableapi/odata/T", "//evil.example/tableapi/odata/T", "https://acme.example@evil.example/", "..", "../../id", "%2e%2e/%2e%2e/x",
+		"T?$skiptoken=x", "/tableapi/odata/T", "/tableapi/odata", "//evil.example/tableapi/odata/T", "https://acme.example@evil.example/", "..", "../../id", "%2e%2e/%2e%2e/x",
 		"https://ACME.example:443/tableapi/odata/T", "http://acme.example/tableapi/odata/T", "?$skip=5", "#x", "\\\\evil.example\\x", "https:/tableapi/odata/",
 		"https://acme.example/tableapi/odata/..%2f..%2fid", "https://acme.example/tableapi/odatax/T",
 	} {

@@ -128,11 +128,11 @@ func (b *body) Read(p []byte) (int, error) {
 // nothing left but white space.
 func (b *body) finish() error {
 	_, err := io.CopyN(io.Discard, b, 64<<10)
-	switch err { //nolint:errorlint // the proper end of a reader is io.EOF itself (io.Reader); a wrapped one is a failure
-	case io.EOF:
-		return nil
-	case nil:
+	if err == nil {
 		return errors.New("the answer goes on behind its content")
+	}
+	if err == io.EOF { //nolint:errorlint // as in Read
+		return nil
 	}
 	return err
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,9 +13,16 @@ import (
 	"github.com/tablexport/tablexport/jobs"
 )
 
+// runOptions are the flags of `run`.
+type runOptions struct {
+	all          bool
+	acceptSchema bool
+	lowMemory    bool
+	parallel     int
+}
+
 func runCommand(g *globals) *cobra.Command {
-	var all, acceptSchema bool
-	var parallel int
+	var o runOptions
 	c := &cobra.Command{
 		Use:   "run JOB...",
 		Short: "Refresh the datasets of jobs, now",
@@ -29,26 +37,27 @@ When several jobs are named, one that fails does not stop the others; the exit c
   tablexport run order-lines --accept-schema    # publish although columns went or changed type`,
 		ValidArgsFunction: g.completeJobs,
 		RunE: func(c *cobra.Command, args []string) error {
-			return g.run(c.Context(), args, all, acceptSchema, parallel)
+			return g.run(c.Context(), args, o)
 		},
 	}
-	c.Flags().BoolVar(&all, "all", false, "run every job of the configuration")
-	c.Flags().BoolVar(&acceptSchema, "accept-schema", false, "publish although columns went, changed type or became stricter")
-	c.Flags().IntVar(&parallel, "parallel", 1, "`jobs` at the same time; the instance's own limits hold all the same")
+	c.Flags().BoolVar(&o.all, "all", false, "run every job of the configuration")
+	c.Flags().BoolVar(&o.acceptSchema, "accept-schema", false, "publish although columns went, changed type or became stricter")
+	c.Flags().BoolVar(&o.lowMemory, "low-memory", false, "smaller row groups, and nothing is read ahead: slower, for small machines")
+	c.Flags().IntVar(&o.parallel, "parallel", 1, "`jobs` at the same time; the instance's own limits hold all the same")
 	return c
 }
 
-func (g *globals) run(ctx context.Context, args []string, all, acceptSchema bool, parallel int) error {
+func (g *globals) run(ctx context.Context, args []string, o runOptions) error {
 	a, err := g.open()
 	if err != nil {
 		return err
 	}
 	defer a.close()
-	names, err := a.jobNames(args, all)
+	names, err := a.jobNames(args, o.all)
 	if err != nil {
 		return err
 	}
-	if parallel < 1 || parallel > 64 {
+	if o.parallel < 1 || o.parallel > 64 {
 		return usagef("--parallel takes a whole number from 1 to 64")
 	}
 	runner, err := a.runner(ctx, names)
@@ -56,12 +65,12 @@ func (g *globals) run(ctx context.Context, args []string, all, acceptSchema bool
 		return err
 	}
 	errs := make([]error, len(names))
-	show := g.newProgress(len(names) == 1 || parallel == 1)
+	show := g.newProgress(len(names) == 1 || o.parallel == 1)
 	var group errgroup.Group
-	group.SetLimit(parallel)
+	group.SetLimit(o.parallel)
 	for i, name := range names {
 		group.Go(func() error {
-			errs[i] = a.runOne(ctx, runner, name, acceptSchema, show)
+			errs[i] = a.runOne(ctx, runner, name, o, show)
 			return nil
 		})
 	}
@@ -69,7 +78,7 @@ func (g *globals) run(ctx context.Context, args []string, all, acceptSchema bool
 	return firstOf(errs)
 }
 
-func (a *app) runOne(ctx context.Context, runner *jobs.Runner, name string, acceptSchema bool, show *progress) error {
+func (a *app) runOne(ctx context.Context, runner *jobs.Runner, name string, o runOptions, show *progress) error {
 	job, err := a.job(name)
 	if err != nil {
 		return err
@@ -77,12 +86,14 @@ func (a *app) runOne(ctx context.Context, runner *jobs.Runner, name string, acce
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("job %s was not started: %w", name, err)
 	}
-	result, err := runner.Run(ctx, jobs.Request{Job: job, AcceptSchema: acceptSchema, Progress: show.update})
+	result, err := runner.Run(ctx, jobs.Request{Job: job, AcceptSchema: o.acceptSchema, LowMemory: o.lowMemory, Progress: show.update})
 	show.end()
-	if err != nil {
+	var published *jobs.PublishedError
+	if err != nil && !errors.As(err, &published) {
 		return a.located(err)
 	}
-	return a.emit(result, func() { a.printResult(result) })
+	// What was published is shown even if something failed behind it.
+	return errors.Join(err, a.emit(result, func() { a.printResult(result) }))
 }
 
 func (g *globals) printResult(r jobs.Result) {

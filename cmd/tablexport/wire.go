@@ -229,7 +229,7 @@ func (a *app) instance(name string) (jobs.Instance, error) {
 	}
 	client, err := odata.NewClient(odata.Options{
 		Name: name, URL: c.URL, TableAPI: c.TableAPI, Sandbox: a.cfg.Environment == configs.Sandbox, CAFile: a.cfg.Resolve(c.CAFile),
-		Concurrency: c.Concurrency, RequestsPerMinute: c.RequestsPerMinute, UserAgent: "tablexport/" + buildVersion(), Logger: a.logger(),
+		Concurrency: c.Concurrency, RequestsPerMinute: c.RequestsPerMinute, Encoding: odata.Encoding(c.Encoding), UserAgent: "tablexport/" + buildVersion(), Logger: a.logger(),
 		ConnectTimeout: c.Timeouts.Connect.Or(0), HeaderTimeout: c.Timeouts.Header.Or(0), IdleTimeout: c.Timeouts.Idle.Or(0),
 	})
 	if err != nil {
