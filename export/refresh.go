@@ -229,9 +229,11 @@ func (r *Refresh) finish(ctx context.Context) error {
 	}
 	// From here on the part may be there, whatever the answer is.
 	r.parts, r.open = append(r.parts, p), nil
+	p.w = nil // its dictionaries and buffers are tens of megabytes, and the next file has its own
 	if p.info, err = p.upload.Commit(ctx); err != nil {
 		return fmt.Errorf("export: %w", err)
 	}
+	p.upload = nil
 	if p.info.Size != p.footer.Size {
 		return fmt.Errorf("export: %s has %d bytes in the store, %d were written", p.key, p.info.Size, p.footer.Size)
 	}
@@ -430,7 +432,9 @@ func (r *Refresh) drop(ctx context.Context) error {
 	}
 	var left []*part
 	for _, p := range r.parts {
-		errs = append(errs, p.upload.Abort(ctx)) // does nothing if it was committed
+		if p.upload != nil { // its end is not known: committed, it does nothing
+			errs = append(errs, p.upload.Abort(ctx))
+		}
 		if err := r.d.b.Delete(ctx, p.key); err != nil {
 			errs, left = append(errs, err), append(left, p)
 		}
