@@ -24,6 +24,7 @@ step() {
 
 # skip NAME REASON
 skip() {
+  skipped=$((skipped + 1))
   printf '\n==> %s: skipped, %s\n' "$1" "$2"
   summary+=("$(printf '%-7s %4d s  %s: %s' skipped 0 "$1" "$2")")
 }
@@ -81,8 +82,5 @@ step "fuzz, ${FUZZTIME:-5s} a target" .ci/fuzz.sh
 
 printf '\n==> summary\n'
 printf '%s\n' "${summary[@]}"
-if [ "$failed" -gt 0 ]; then
-  echo "$failed failed"
-  exit 1
-fi
-echo "all passed"
+echo "$((${#summary[@]} - failed - skipped)) passed, $failed failed, $skipped skipped"
+[ "$failed" -eq 0 ]

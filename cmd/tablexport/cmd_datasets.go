@@ -129,15 +129,11 @@ func (g *globals) showDataset(ctx context.Context, name string, limit int) error
 	if err := atLeastNone("versions", limit); err != nil {
 		return err
 	}
-	a, err := g.open()
+	a, d, err := g.openDataset(ctx, name)
 	if err != nil {
 		return err
 	}
 	defer a.close()
-	d, err := a.dataset(ctx, name)
-	if err != nil {
-		return err
-	}
 	fields, err := publishedFields(ctx, d)
 	if err != nil {
 		return notPublished(err, name)
@@ -211,15 +207,11 @@ func notPublished(err error, job string) error {
 }
 
 func (g *globals) snippets(ctx context.Context, name string) error {
-	a, err := g.open()
+	a, d, err := g.openDataset(ctx, name)
 	if err != nil {
 		return err
 	}
 	defer a.close()
-	d, err := a.dataset(ctx, name)
-	if err != nil {
-		return err
-	}
 	all, err := d.Snippets(ctx)
 	if err != nil {
 		return notPublished(err, name)

@@ -39,15 +39,11 @@ read, and nobody is asked. By default the newest version is held against the one
 }
 
 func (g *globals) diffDataset(ctx context.Context, name string, f *diffFlags) error {
-	a, err := g.open()
+	a, d, err := g.openDataset(ctx, name)
 	if err != nil {
 		return err
 	}
 	defer a.close()
-	d, err := a.dataset(ctx, name)
-	if err != nil {
-		return err
-	}
 	s, err := d.Snapshot(ctx)
 	if err != nil {
 		return err

@@ -212,15 +212,11 @@ func (g *globals) activateToken(ctx context.Context, name, version string) error
 	if err != nil || number < 1 {
 		return usagef("the version is a whole number such as 3; tablexport tokens list shows them")
 	}
-	a, err := g.open()
+	a, keeper, err := g.openKeeper()
 	if err != nil {
 		return err
 	}
 	defer a.close()
-	keeper, err := a.keeper()
-	if err != nil {
-		return err
-	}
 	active, err := a.activeVersion(ctx, keeper, name)
 	if err != nil {
 		return err
@@ -244,15 +240,11 @@ type tokenView struct {
 }
 
 func (g *globals) listTokens(ctx context.Context) error {
-	a, err := g.open()
+	a, keeper, err := g.openKeeper()
 	if err != nil {
 		return err
 	}
 	defer a.close()
-	keeper, err := a.keeper()
-	if err != nil {
-		return err
-	}
 	all, err := keeper.List(ctx)
 	if err != nil {
 		return err

@@ -289,6 +289,34 @@ func (a *app) bucket(ctx context.Context, name string) (store.Bucket, error) {
 	return b, nil
 }
 
+// openDataset opens the configuration and one job's dataset. Close the app when done, unless there is an error.
+func (g *globals) openDataset(ctx context.Context, job string) (*app, *export.Dataset, error) {
+	a, err := g.open()
+	if err != nil {
+		return nil, nil, err
+	}
+	d, err := a.dataset(ctx, job)
+	if err != nil {
+		a.close()
+		return nil, nil, err
+	}
+	return a, d, nil
+}
+
+// openKeeper opens the configuration and the way to its tokens. Close the app when done, unless there is an error.
+func (g *globals) openKeeper() (*app, *secrets.Keeper, error) {
+	a, err := g.open()
+	if err != nil {
+		return nil, nil, err
+	}
+	keeper, err := a.keeper()
+	if err != nil {
+		a.close()
+		return nil, nil, err
+	}
+	return a, keeper, nil
+}
+
 // dataset opens a job's dataset.
 func (a *app) dataset(ctx context.Context, job string) (*export.Dataset, error) {
 	j, ok := a.cfg.Jobs[job]
