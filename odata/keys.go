@@ -91,15 +91,6 @@ func (b boundKeys) text(row int) string {
 	return strings.Join(parts, "|")
 }
 
-// keyLiteral writes the text of a single-column key as the Table API takes it in $filter. The text came
-// from a decoded GUID, integer or date, so it holds nothing that means anything in a filter.
-func keyLiteral(kind edm.Kind, text string) string {
-	if kind == edm.Date {
-		return text + "T00:00:00Z"
-	}
-	return text
-}
-
 // appendCell adds the canonical bytes of one value: NULL is one zero byte, everything else begins with a
 // one. Numbers are big-endian with the sign flipped, so that they compare as numbers do.
 func appendCell(dst []byte, col arrow.Array, row int) []byte {

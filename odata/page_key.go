@@ -5,6 +5,7 @@ import (
 	"context"
 
 	"github.com/tablexport/tablexport/odata/evidence"
+	"github.com/tablexport/tablexport/odata/filter"
 )
 
 // byKeys pages by "key ge <the last key>". Each row must come strictly after the one before; the first of
@@ -17,9 +18,12 @@ import (
 func (p *pass) byKeys(ctx context.Context, top, limit int64) (evidence.End, error) {
 	stuck, streams := 0, 0
 	for {
-		filter := p.from()
+		asked, err := p.from()
+		if err != nil {
+			return "", err
+		}
 		pg := &intake{seam: p.last, limit: limit, resumable: true}
-		err := p.ask(ctx, p.url(p.params(filter, -1, top)), pg)
+		err = p.ask(ctx, p.url(p.params(asked, -1, top)), pg)
 		if badRequest(err) && p.last != nil {
 			p.scan.traits.learn(func(v *traitValues) { v.ge = no })
 			return "", p.rescan("the server does not take ge on the key", p.scan.q.Paging == Auto, err)
@@ -32,7 +36,7 @@ func (p *pass) byKeys(ctx context.Context, top, limit int64) (evidence.End, erro
 			streams++
 			continue
 		}
-		more, err := p.behind(ctx, filter, pg.seamSeen)
+		more, err := p.behind(ctx, asked, pg.seamSeen)
 		if err != nil {
 			return "", err
 		}
@@ -57,23 +61,25 @@ func (p *pass) byKeys(ctx context.Context, top, limit int64) (evidence.End, erro
 }
 
 // from is the filter that begins with the last row.
-func (p *pass) from() string {
+func (p *pass) from() (string, error) {
 	q := &p.scan.q
-	filter := q.Filter.Render()
 	if p.last == nil {
-		return filter
+		return q.Filter.Render(), nil
 	}
-	column, _ := pageableKey(q.Table)
-	return and(filter, column.Name+" ge "+keyLiteral(column.Type.Kind, p.lastText))
+	behind, err := filter.KeyFrom(q.Table, q.Table.Key[0], p.lastText)
+	if err != nil {
+		return "", err
+	}
+	return filter.And(q.Filter, behind).Render(), nil
 }
 
-// behind asks whether there is another row than the last one under filter.
-func (p *pass) behind(ctx context.Context, filter string, seam bool) (bool, error) {
+// behind asks whether there is another row than the last one among those asked for.
+func (p *pass) behind(ctx context.Context, asked string, seam bool) (bool, error) {
 	skip := int64(-1)
 	if seam {
 		skip = 1
 	}
-	keys, err := p.scan.asks.keys(ctx, filter, p.orderby, skip, 1)
+	keys, err := p.scan.asks.keys(ctx, asked, p.orderby, skip, 1)
 	if err != nil {
 		return false, err
 	}
