@@ -79,6 +79,16 @@ func Open(ctx context.Context, path string) (*Ledger, error) {
 	if err := f.Close(); err != nil {
 		return nil, l.fail("open", err)
 	}
+	// Migrations, and the switch to WAL, are not one transaction: of two first runs at once, one waits here. The lock is on a
+	// file of its own, since closing the database file would drop SQLite's own locks on it.
+	guard, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, l.fail("open", err)
+	}
+	defer func() { _ = guard.Close() }() // releases the lock; nothing was written
+	if err := lock(guard); err != nil {
+		return nil, l.fail("lock", err)
+	}
 	// _txlock=immediate: a deferred transaction that turns into a write fails at once under contention instead of waiting.
 	dsn := url.URL{Scheme: "file", Opaque: (&url.URL{Path: filepath.ToSlash(path)}).EscapedPath(), RawQuery: url.Values{
 		"_txlock": {"immediate"},
