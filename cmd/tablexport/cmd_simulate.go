@@ -23,6 +23,9 @@ type simulateFlags struct {
 	behaviors []string
 	faults    []string
 	licenses  int
+	today     string
+	days      int
+	dayEvery  time.Duration
 }
 
 func simulateCommand(g *globals) *cobra.Command {
@@ -43,10 +46,14 @@ refusals, its limits, and invented rows. The same seed gives the same rows. Any 
 --fault KIND@N makes the Nth page of rows go wrong (KIND@N+ all from there on). Counted are requests for rows of any table, those of
 a second try and of a second pass too; not counted are $count and requests for 8 rows or fewer, with which a client finds out what
 a server can do:
-  500, 429, reset, cut, stall, login, malformed, drop-row, repeat-row, foreign-row`,
+  500, 429, reset, cut, stall, login, malformed, drop-row, repeat-row, foreign-row
+
+--days N lets N days of business pass before it answers, --day-every lets another pass while it runs: documents with their lines come, change
+and vanish, some are entered late, and some get a date in another month, with which their lines move to another period without changing.`,
 		Example: `  tablexport simulate --listen 127.0.0.1:8650
   tablexport simulate --rows Crm_Sales_Order_Lines=1000000 --behavior max-rows=5000 --behavior count=path
-  tablexport simulate --fault cut@3 --fault 429@5`,
+  tablexport simulate --fault cut@3 --fault 429@5
+  tablexport simulate --today 2026-03-01 --days 90 --day-every 1m`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return g.simulate(c.Context(), f) },
 	}
@@ -56,11 +63,23 @@ a server can do:
 	c.Flags().StringArrayVar(&f.behaviors, "behavior", nil, "how the server pages, see above; repeat it")
 	c.Flags().StringArrayVar(&f.faults, "fault", nil, "what goes wrong, `KIND@N`; repeat it")
 	c.Flags().IntVar(&f.licenses, "licenses", 0, "sessions at the same time; 0 = no limit")
+	c.Flags().StringVar(&f.today, "today", "2026-11-01", "the first `day` of business; the rows of the start are dated before it")
+	c.Flags().IntVar(&f.days, "days", 0, "days of business that pass before it answers")
+	c.Flags().DurationVar(&f.dayEvery, "day-every", 0, "while it runs, a day passes so often; 0 = never")
 	return c
 }
 
 func (f *simulateFlags) options() (simulator.Options, error) {
 	o := simulator.Options{Seed: f.seed, Licenses: f.licenses}
+	today, err := time.Parse(time.DateOnly, f.today)
+	if err != nil || today.Year() < 1900 {
+		return o, usagef("--today takes a day, e.g. 2026-11-01; got %q", f.today)
+	}
+	if f.days < 0 || f.days > 3660 || f.dayEvery < 0 {
+		return o, usagef("--days takes 0 to 3660, --day-every a duration such as 30s")
+	}
+	o.Last = today.AddDate(0, 0, -1)
+	o.First = o.Last.AddDate(-5, 2, 1)
 	for _, text := range f.rows {
 		table, number, _ := strings.Cut(text, "=")
 		n, err := strconv.ParseInt(number, 10, 64)
@@ -159,6 +178,11 @@ func (g *globals) simulate(ctx context.Context, f *simulateFlags) error {
 	if err != nil {
 		return usagef("%w", err)
 	}
+	for range f.days {
+		if _, err := server.Evolve(server.UsualDay()); err != nil {
+			return fmt.Errorf("simulate: %w", err)
+		}
+	}
 	address, stop, err := server.Start(f.listen)
 	if err != nil {
 		return usagef("%w", err)
@@ -170,7 +194,9 @@ func (g *globals) simulate(ctx context.Context, f *simulateFlags) error {
 	}); err != nil {
 		return err
 	}
-	<-ctx.Done()
+	if err := g.live(ctx, server, f.dayEvery); err != nil {
+		return err
+	}
 	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
 	defer cancel()
 	if err := stop(clean); err != nil {
@@ -180,4 +206,24 @@ func (g *globals) simulate(ctx context.Context, f *simulateFlags) error {
 	g.printf("\n%s requests, %s rows and %s of JSON were served; at most %d request(s) at once\n",
 		count(s.Requests), count(s.Rows), size(s.Bytes), s.MaxInFlight)
 	return nil
+}
+
+// live lets a day pass every so often until ctx ends.
+func (g *globals) live(ctx context.Context, server *simulator.Server, every time.Duration) error {
+	if every <= 0 {
+		<-ctx.Done()
+		return nil
+	}
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			if _, err := server.Evolve(server.UsualDay()); err != nil {
+				return fmt.Errorf("simulate: %w", err)
+			}
+		}
+	}
 }

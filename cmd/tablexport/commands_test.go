@@ -140,6 +140,8 @@ func TestUsage(t *testing.T) {
 		{"simulate --listen 0.0.0.0:0", "not a loopback address"},
 		{"simulate --rows X", "--rows takes TABLE=N"},
 		{"simulate --rows Nope=1", "Nope"},
+		{"simulate --today tomorrow", "--today takes a day"},
+		{"simulate --days -1", "--days takes 0 to 3660"},
 		{"simulate --behavior x", "is not known"},
 		{"simulate --fault 500", "--fault takes KIND@N"},
 		{"demo --dir .", "is there already"},

@@ -169,6 +169,19 @@ func TestSimulate(t *testing.T) {
 	contains(t, s.out.String(), "tablexport tokens stage demo/reader --activate", "requests, ", "of JSON were served")
 }
 
+// Days of business pass before it answers, and while it does.
+func TestSimulateDays(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, simulator.Options{})
+	s := startSimulate(t, "127.0.0.1:0", "--rows", "Crm_Sales_Orders=300", "--days", "5", "--day-every", "500ms")
+	w.edit(w.address, s.address)
+	w.mustWith(exitOK, s.token, "tokens", "stage", "bi/reader", "--activate")
+	until(t, "the first copy", func() bool { return w.do("run", "orders").code == exitOK })
+	until(t, "another day", func() bool { // a run in which a day passes may be refused: rows vanish under it
+		return w.do("run", "orders").code == exitOK && !strings.Contains(w.must(exitOK, "datasets", "diff", "orders").out, ": 0 added,")
+	})
+}
+
 // simulation is a running `tablexport simulate`.
 type simulation struct {
 	t              *testing.T

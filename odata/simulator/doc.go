@@ -17,7 +17,8 @@
 //	stream.go    one answer, row by row
 //	faults.go    what can go wrong with an answer
 //	schema.go    tables, columns and key spaces; generate.go their values; cell.go their texts
-//	world.go     which rows live, in which version; mutate.go changes that
+//	world.go     which rows live, in which version; mutate.go changes that; evolve.go lets days pass
+//	calendar.go  an index over dates, so that a window of a large table costs what its rows cost
 //	order.go     the orders in which rows can come
 //	oracle.go    what a correct copy must hold
 //

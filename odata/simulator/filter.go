@@ -14,7 +14,24 @@ import (
 // mistake there cannot hide here.
 type filterPlan struct {
 	terms  []filterTerm
-	lo, hi int64 // positions in key order that can match; the other terms are tested row by row
+	lo, hi int64   // positions in key order that can match; the other terms are tested row by row
+	list   []int64 // the only positions of these that can match, ascending; nil = all
+}
+
+// size is the number of rows that are to be tested.
+func (f *filterPlan) size() int64 {
+	if f.list != nil {
+		return int64(len(f.list))
+	}
+	return f.hi - f.lo
+}
+
+// position is the k-th of them in key order.
+func (f *filterPlan) position(k int64) int64 {
+	if f.list != nil {
+		return f.list[k]
+	}
+	return f.lo + k
 }
 
 type operator uint8
@@ -403,19 +420,25 @@ func (f *filterPlan) match(w *world, r rowRef, scratch *cell) bool {
 	return true
 }
 
-func (t *filterTerm) match(w *world, r rowRef, c *cell) bool {
+// reach makes the value that the term compares. It is false if a reference leads nowhere: an outer join found nothing, the
+// column is NULL.
+func (t *filterTerm) reach(w *world, r rowRef, c *cell) bool {
 	for _, hop := range t.hops {
 		hop.by.value(r, c)
-		ok := !c.null
-		if ok {
-			r, ok = w.states[hop.to.id].find(hop.to.space, c.ord)
+		if c.null {
+			return false
 		}
-		if !ok { // an outer join found nothing: the column is NULL
-			return t.op == opEq && t.values[0].null
+		var ok bool
+		if r, ok = w.states[hop.to.id].find(hop.to.space, c.ord); !ok {
+			return false
 		}
 	}
 	t.column.value(r, c)
-	if c.null {
+	return true
+}
+
+func (t *filterTerm) match(w *world, r rowRef, c *cell) bool {
+	if !t.reach(w, r, c) || c.null {
 		return t.op == opEq && t.values[0].null
 	}
 	if t.guids != nil {
@@ -518,6 +541,7 @@ func (t *table) plan(w *world, terms []filterTerm) *filterPlan {
 		}
 	}
 	f.hi = max(f.hi, f.lo)
+	t.narrow(w, f)
 	return f
 }
 

@@ -211,10 +211,22 @@ func fraction(h uint64) (ticks int64, digits uint8) {
 
 var zones = [8]int16{0, 60, 120, 180, -300, -480, 330, 840}
 
+// instants are any time of day; one in 64 is the first instant of a month, one in 64 the last that SQL Server's datetime
+// has before the next month (23:59:59.997): what windows that are cut wrongly lose or read twice.
 func instants(_ rowRef, h uint64, c *cell) {
 	ticks, digits := fraction(h)
 	c.style, c.zone = digits, zones[h>>4&7]
-	c.i = day(mix(h^5))*ticksPerDay + int64(h>>32%86_400)*ticksPerSecond + ticks
+	d := day(mix(h ^ 5))
+	switch edge := h >> 10 & 63; {
+	case edge < 2 && d > 31 && d < maxDay-31:
+		y, m, _ := civil(d)
+		c.style, c.i = 0, daysOf(y, m, 1)*ticksPerDay
+		if edge == 1 {
+			c.style, c.i = 3, c.i-3*ticksPerSecond/1000
+		}
+	default:
+		c.i = d*ticksPerDay + int64(h>>32%86_400)*ticksPerSecond + ticks
+	}
 }
 
 func times(_ rowRef, h uint64, c *cell) {
@@ -349,23 +361,29 @@ func multiLanguage(maxUnits int) func(rowRef, uint64, *cell) {
 	}
 }
 
-// The span of the documents' dates.
-var firstDay, lastDay = daysOf(2022, 1, 1), daysOf(2026, 10, 31)
-
 // special makes the columns that filters of sales reports use look like those of a company: dates that advance with the
 // documents, few drafts, few void documents, few lines without a store.
 func (c *catalog) special(t *table, col *column) {
+	c.clocked(col)
 	switch t.Name + "." + col.Name {
 	case "Gen_Documents.Document_Date":
 		own := t.space
 		col.gen = func(r rowRef, h uint64, v *cell) {
 			i := max(own.index(r.ord), 0)
-			d := firstDay + scaled(min(i, max(own.n-1, 0)), lastDay-firstDay+1, max(own.n, 1)) + int64(h%31) - 15
-			v.i = min(max(d, firstDay), lastDay)
+			d := c.firstDay + scaled(min(i, max(own.n-1, 0)), c.lastDay-c.firstDay+1, max(own.n, 1)) + int64(h%31) - 15
+			v.i = min(max(d, c.firstDay), c.lastDay)
+		}
+		col.lived = func(l *life, _ uint64, v *cell) bool {
+			v.i = l.day
+			return l.day != 0
 		}
 	case "Gen_Documents.State":
 		states := [16]int64{0, 5, 10, 20, 30, 30, 30, 40, 40, 40, 40, 50, 50, 50, 50, 50}
 		col.gen = func(_ rowRef, h uint64, v *cell) { v.i = states[h>>60] }
+		col.lived = func(l *life, _ uint64, v *cell) bool {
+			v.i = l.state
+			return l.state != 0
+		}
 	case "Gen_Documents.Void":
 		col.gen = func(_ rowRef, h uint64, v *cell) { v.i = b2i(h%50 == 0) }
 	case "Crm_Sales_Order_Lines.Line_Store_Id", "Crm_Sales_Orders.Store_Id":
@@ -374,4 +392,57 @@ func (c *catalog) special(t *table, col *column) {
 		col.gen = func(_ rowRef, h uint64, v *cell) { v.i = 10 * (1 + int64(h%20)) }
 		col.mask = onNothing
 	}
+}
+
+// clocked makes the columns that tell when a row was made or changed tell just that, and the dates of rows with a day of
+// their own lie at it. A server that ran for years has such times within the span of its documents.
+func (c *catalog) clocked(col *column) {
+	if col.Key {
+		return
+	}
+	kind := col.Type.Kind
+	switch {
+	case kind == edm.DateTime && updateTime(col.Name):
+		col.gen, col.mask = c.loaded, onNothing
+		col.lived = func(l *life, _ uint64, v *cell) bool {
+			v.i, v.style, v.zone = l.changed, 3, 0
+			return l.changed != 0
+		}
+	case kind == edm.DateTime && creationTime(col.Name):
+		col.gen, col.mask = c.loaded, onNothing
+		col.lived = func(l *life, _ uint64, v *cell) bool {
+			v.i, v.style, v.zone = l.created, 3, 0
+			return l.created != 0
+		}
+	case kind == edm.Date || kind == edm.DateTime:
+		drawn := col.gen
+		col.lived = func(l *life, h uint64, v *cell) bool {
+			if l.day == 0 || uint32(h) < col.nullBelow {
+				return false
+			}
+			drawn(rowRef{}, mix(h+0x632be59bd9b4e019), v)
+			if kind == edm.Date {
+				v.i = l.day + int64(h>>32%14)
+			} else {
+				v.i = (l.day+int64(h>>32%14))*ticksPerDay + v.i%ticksPerDay
+			}
+			return true
+		}
+	}
+}
+
+// updateTime reports whether a datetime column of this name is when the row was last changed.
+func updateTime(name string) bool {
+	return name == "Update_Time" || name == "Last_Update_Time" || name == "Modification_Time"
+}
+
+func creationTime(name string) bool {
+	return name == "Creation_Time" || name == "Creation_Timestamp" || name == "Creation_Date_Time"
+}
+
+// loaded is an instant within the span of the documents of the first load.
+func (c *catalog) loaded(_ rowRef, h uint64, v *cell) {
+	v.style, v.zone = 3, zones[h>>4&7]
+	days := uint64(c.lastDay - c.firstDay + 1)
+	v.i = (c.firstDay+int64(h>>8%days))*ticksPerDay + int64(mix(h)%uint64(ticksPerDay))/10_000*10_000
 }

@@ -1,6 +1,9 @@
 package simulator
 
-import "fmt"
+import (
+	"fmt"
+	"time"
+)
 
 // mutate makes the next state of a table and publishes it. Requests that are being answered keep theirs.
 func (s *Server) mutate(tableName string, change func(t *table, w *world, next *state, h uint64) (int, error)) (int, error) {
@@ -16,18 +19,48 @@ func (s *Server) mutate(tableName string, change func(t *table, w *world, next *
 	if err != nil {
 		return 0, err
 	}
+	s.publish(map[*table]*state{t: next})
+	return n, nil
+}
+
+// publish makes the next world the present one. s.mu is held.
+func (s *Server) publish(changed map[*table]*state) {
 	if s.marked {
 		s.past = append(s.past, s.now)
 	}
-	s.now = s.now.with(t, next)
-	return n, nil
+	s.now = s.now.with(changed)
+}
+
+// clock is what the server takes for now, in ticks, to the millisecond: what rows show as the time of a change.
+func (s *Server) clock() int64 {
+	if s.today != 0 {
+		return s.today
+	}
+	return ticksOf(time.Now())
+}
+
+func ticksOf(t time.Time) int64 {
+	t = t.UTC()
+	y, m, d := t.Date()
+	clock := time.Duration(t.Hour())*time.Hour + time.Duration(t.Minute())*time.Minute + time.Duration(t.Second())*time.Second
+	return daysOf(y, int(m), d)*ticksPerDay + (clock.Milliseconds()+int64(t.Nanosecond()/1e6))*(ticksPerSecond/1000)
+}
+
+// SetNow sets the server's clock, which the columns that tell when a row was made or changed show (Update_Time, Creation_Time
+// and the like). It stands still until it is set again or [Server.Evolve] moves it. At the start it is six o'clock of the day
+// behind Options.Last, or that of this process with Options.WallClock.
+func (s *Server) SetNow(t time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.today = ticksOf(t)
 }
 
 // Insert adds n rows. Their keys fall anywhere between, before and behind the existing ones (behind all in tables
 // whose key is a number or a date). It returns n.
 func (s *Server) Insert(tableName string, n int) (int, error) {
 	return s.mutate(tableName, func(t *table, _ *world, next *state, h uint64) (int, error) {
-		next.insert(t, n, h)
+		now := s.clock()
+		next.insert(t, n, h, &life{created: now, changed: now})
 		return n, nil
 	})
 }
@@ -58,7 +91,7 @@ func (s *Server) touch(tableName string, n int, where string, step uint32) (int,
 	return s.mutate(tableName, func(t *table, w *world, next *state, h uint64) (int, error) {
 		rows, err := s.choose(t, w, n, where, h)
 		for _, r := range rows {
-			next.versions[r.ord] = r.ver + step
+			next.touch(r, step, s.clock(), nil)
 		}
 		return len(rows), err
 	})
@@ -87,7 +120,7 @@ func (s *Server) choose(t *table, w *world, n int, where string, h uint64) ([]ro
 		return nil, fmt.Errorf("simulator: filter of table %s: %w", t.Name, err)
 	}
 	plan := t.plan(w, terms)
-	order := shuffled(plan.lo, plan.hi, h)
+	order := plan.shuffled(h)
 	st := w.states[t.id]
 	var rows []rowRef
 	scratch := new(cell)

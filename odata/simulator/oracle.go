@@ -85,8 +85,8 @@ func (q *question) live(w *world) iter.Seq[rowRef] {
 	return func(yield func(rowRef) bool) {
 		plan, st := q.table.plan(w, q.terms), w.states[q.table.id]
 		scratch := new(cell)
-		for pos := plan.lo; pos < plan.hi; pos++ {
-			if r := st.at(q.table.space, pos); plan.match(w, r, scratch) && !yield(r) {
+		for k := range plan.size() {
+			if r := st.at(q.table.space, plan.position(k)); plan.match(w, r, scratch) && !yield(r) {
 				return
 			}
 		}
@@ -180,35 +180,57 @@ func (o *Oracle) Throughout(since Marker, tableName, where string, columns []str
 	if err != nil {
 		return nil, err
 	}
+	return q.throughout(worlds), nil
+}
+
+// RowsAt returns the rows that matched at a moment that was marked, in key order. columns nil = all.
+func (o *Oracle) RowsAt(at Marker, tableName, where string, columns []string) (iter.Seq[Row], error) {
+	q, err := o.ask(tableName, where, columns)
+	if err != nil {
+		return nil, err
+	}
+	worlds, err := o.since(at)
+	if err != nil {
+		return nil, err
+	}
+	return func(yield func(Row) bool) {
+		for r := range q.live(worlds[0]) {
+			if !yield(q.row(r)) {
+				return
+			}
+		}
+	}, nil
+}
+
+func (q *question) throughout(worlds []*world) []Witness {
 	type seen struct {
-		row      rowRef
 		times    int
-		versions []uint32
+		versions []rowRef
 	}
 	byOrd := map[uint64]*seen{}
 	for _, w := range worlds {
 		for r := range q.live(w) {
 			s := byOrd[r.ord]
 			if s == nil {
-				s = &seen{row: r}
+				s = &seen{}
 				byOrd[r.ord] = s
 			}
 			s.times++
-			if !slices.Contains(s.versions, r.ver) {
-				s.versions = append(s.versions, r.ver)
+			if !slices.Contains(s.versions, r) {
+				s.versions = append(s.versions, r)
 			}
 		}
 	}
 	var out []Witness
 	for _, s := range byOrd {
-		wit := Witness{Key: q.key(s.row), Must: s.times == len(worlds)}
+		wit := Witness{Key: q.key(s.versions[0]), Must: s.times == len(worlds)}
 		for _, v := range s.versions {
-			wit.Versions = append(wit.Versions, q.row(rowRef{ord: s.row.ord, ver: v}))
+			wit.Versions = append(wit.Versions, q.row(v))
 		}
 		out = append(out, wit)
 	}
 	slices.SortFunc(out, func(a, b Witness) int { return strings.Compare(a.Key, b.Key) })
-	return out, nil
+	return out
 }
 
 // since returns every world from the marker on.
@@ -236,10 +258,27 @@ func (o *Oracle) Check(since Marker, tableName, where string, columns []string, 
 	if err != nil {
 		return err
 	}
-	witnesses, err := o.Throughout(since, tableName, where, columns)
+	worlds, err := o.since(since)
 	if err != nil {
 		return err
 	}
+	return q.check(q.throughout(worlds), got)
+}
+
+// CheckAt compares a copy with the rows at a moment that was marked: it must hold these and no others. See Check.
+func (o *Oracle) CheckAt(at Marker, tableName, where string, columns []string, got iter.Seq[Row]) error {
+	q, err := o.ask(tableName, where, columns)
+	if err != nil {
+		return err
+	}
+	worlds, err := o.since(at)
+	if err != nil {
+		return err
+	}
+	return q.check(q.throughout(worlds[:1]), got)
+}
+
+func (q *question) check(witnesses []Witness, got iter.Seq[Row]) error {
 	if len(q.table.serial) == 0 {
 		return checkBag(witnesses, got)
 	}

@@ -47,18 +47,18 @@ type sequence struct {
 	at func(k int64) int64
 }
 
-func ascending(lo, hi int64) sequence {
-	return sequence{n: max(hi-lo, 0), at: func(k int64) int64 { return lo + k }}
+func (f *filterPlan) ascending() sequence {
+	return sequence{n: f.size(), at: f.position}
 }
 
-func descending(lo, hi int64) sequence {
-	return sequence{n: max(hi-lo, 0), at: func(k int64) int64 { return hi - 1 - k }}
+func (f *filterPlan) descending() sequence {
+	n := f.size()
+	return sequence{n: n, at: func(k int64) int64 { return f.position(n - 1 - k) }}
 }
 
-func shuffled(lo, hi int64, seed uint64) sequence {
-	n := max(hi-lo, 0)
-	p := newShuffle(n, seed)
-	return sequence{n: n, at: func(k int64) int64 { return lo + p.at(k) }}
+func (f *filterPlan) shuffled(seed uint64) sequence {
+	p := newShuffle(f.size(), seed)
+	return sequence{n: f.size(), at: func(k int64) int64 { return f.position(p.at(k)) }}
 }
 
 // sortKey is one column of an $orderby.
@@ -73,8 +73,8 @@ func sorted(w *world, t *table, f *filterPlan, keys []sortKey, salt uint64) sequ
 	st := w.states[t.id]
 	var list []int64
 	scratch := new(cell)
-	for pos := f.lo; pos < f.hi; pos++ {
-		if f.match(w, st.at(t.space, pos), scratch) {
+	for k := range f.size() {
+		if pos := f.position(k); f.match(w, st.at(t.space, pos), scratch) {
 			list = append(list, pos)
 		}
 	}

@@ -144,17 +144,17 @@ func (q *query) ordering() error {
 	if err := q.skipToken(); err != nil {
 		return err
 	}
-	lo, hi, natural := q.plan.lo, q.plan.hi, q.behavior.Natural
+	natural := q.behavior.Natural
 	switch {
 	case keys == nil && natural == Shuffled:
-		q.mode, q.order = 'p', shuffled(lo, hi, q.salt)
+		q.mode, q.order = 'p', q.plan.shuffled(q.salt)
 	case keys == nil && natural == ByColumn && q.table.column(q.behavior.NaturalColumn) != nil:
 		keys = []sortKey{{column: q.table.column(q.behavior.NaturalColumn)}}
 		q.mode, q.order = 'p', sorted(q.world, q.table, q.plan, keys, q.salt)
 	case keys == nil || q.isKey(keys, false):
-		q.mode, q.order = 'k', ascending(lo, hi)
+		q.mode, q.order = 'k', q.plan.ascending()
 	case q.isKey(keys, true):
-		q.mode, q.order = 'd', descending(lo, hi)
+		q.mode, q.order = 'd', q.plan.descending()
 	default:
 		q.mode, q.order = 'p', sorted(q.world, q.table, q.plan, keys, q.salt)
 	}
@@ -261,13 +261,13 @@ func (q *query) nextLink(last rowRef, place, written int64) string {
 // total counts the rows that match.
 func (q *query) total() int64 {
 	if len(q.plan.terms) == 0 {
-		return q.plan.hi - q.plan.lo
+		return q.plan.size()
 	}
 	st := q.world.states[q.table.id]
 	n := int64(0)
 	scratch := new(cell)
-	for pos := q.plan.lo; pos < q.plan.hi; pos++ {
-		if q.plan.match(q.world, st.at(q.table.space, pos), scratch) {
+	for k := range q.plan.size() {
+		if q.plan.match(q.world, st.at(q.table.space, q.plan.position(k)), scratch) {
 			n++
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/bits"
 	"strings"
+	"sync"
 
 	"github.com/tablexport/tablexport/odata/edm"
 )
@@ -20,8 +21,19 @@ const (
 // rowRef is one version of one row. The low half of ver counts content changes (Update), the high half
 // counts moves (Move).
 type rowRef struct {
-	ord uint64
-	ver uint32
+	ord  uint64
+	ver  uint32
+	life *life // what happened to the row since the first load; nil = nothing that its values show
+}
+
+// life is what a row's values show of its history instead of what the generator would draw. It never changes: rows
+// share it, and a change of a row gives it another one.
+type life struct {
+	owner   uint64 // ord of the row that it belongs to; 0 = drawn by place
+	day     int64  // what its dates lie at, in days since 0001-01-01; 0 = drawn by place
+	state   int64  // state of a document; 0 = drawn
+	created int64  // when it was inserted, in ticks; 0 = with the first load
+	changed int64  // when it was last changed, in ticks; 0 = not since the first load
 }
 
 // mix is the finalizer of splitmix64: every bit of the result depends on every bit of x.
@@ -84,9 +96,10 @@ type column struct {
 	nullBelow uint32 // a value is NULL if the low half of its hash is below
 	mask      uint32 // which halves of a row's version the value depends on
 	gen       func(r rowRef, h uint64, c *cell)
-	name      []byte // the property name, quoted, with the colon
-	to        *space // the space that a reference draws from
-	part      bool   // part of the unique order: ascends with ord, on its own or as a prefix
+	lived     func(l *life, h uint64, c *cell) bool // in place of gen for rows with a life; false = gen all the same
+	name      []byte                                // the property name, quoted, with the colon
+	to        *space                                // the space that a reference draws from
+	part      bool                                  // part of the unique order: ascends with ord, on its own or as a prefix
 }
 
 // What a value depends on besides its row.
@@ -99,6 +112,10 @@ const (
 // value generates the value of the column in one version of one row.
 func (col *column) value(r rowRef, c *cell) {
 	h := mix(col.seed ^ r.ord*0x9e3779b97f4a7c15 ^ uint64(r.ver&col.mask)*0xd1342543de82ef95)
+	if r.life != nil && col.lived != nil && col.lived(r.life, h, c) {
+		c.null = false
+		return
+	}
 	if uint32(h) < col.nullBelow {
 		c.null = true
 		return
@@ -112,6 +129,7 @@ type table struct {
 	*edm.Table
 	id      int
 	seed    uint64
+	catalog *catalog
 	space   *space
 	columns []column
 	index   map[string]int // column name → columns
@@ -138,12 +156,18 @@ type catalog struct {
 	tables map[string]*table
 	list   []*table
 	spaces map[string]*space
+
+	firstDay, lastDay int64 // of the documents of the first load
+
+	mu        sync.Mutex // held for what follows
+	calendars map[string]*calendar
 }
 
-func newCatalog(model *edm.Model, seed uint64, rows map[string]int64) (*catalog, error) {
+func newCatalog(model *edm.Model, seed uint64, rows map[string]int64, firstDay, lastDay int64) (*catalog, error) {
 	c := &catalog{
 		model: model, seed: seed, rows: map[string]int64{}, served: map[string]bool{},
-		tables: map[string]*table{}, spaces: map[string]*space{},
+		tables: map[string]*table{}, spaces: map[string]*space{}, firstDay: firstDay, lastDay: lastDay,
+		calendars: map[string]*calendar{},
 	}
 	for name, n := range rows {
 		t, ok := model.Table(name)
@@ -216,7 +240,7 @@ func (c *catalog) table(name string) (*table, error) {
 		return nil, fmt.Errorf("simulator: the model has no table %q", name)
 	}
 	t := &table{
-		Table: m, id: len(c.list), seed: seedOf(c.seed, name), space: c.space(name),
+		Table: m, id: len(c.list), seed: seedOf(c.seed, name), catalog: c, space: c.space(name),
 		index: map[string]int{}, unique: -1, owner: -1, columns: make([]column, len(m.Columns)),
 	}
 	c.tables[name] = t
@@ -400,6 +424,14 @@ func (c *catalog) compileOwner(t *table, col *column) {
 		i = min(max(i, 0), max(to.n-1, 0))
 		v.ord = to.base(i)
 		v.hi, v.lo = to.key(v.ord)
+	}
+	col.lived = func(l *life, _ uint64, v *cell) bool {
+		if l.owner == 0 {
+			return false
+		}
+		v.ord = l.owner
+		v.hi, v.lo = to.key(v.ord)
+		return true
 	}
 }
 

@@ -47,6 +47,10 @@ type Options struct {
 	NoMetadata bool                // $metadata answers 404
 	NoGzip     bool                // Accept-Encoding is not heeded
 
+	// First and Last are the first and the last date of the documents of the first load; zero = 2022-01-01 and 2026-10-31.
+	First, Last time.Time
+	WallClock   bool // changes are stamped with this process's time instead of the simulated one (see SetNow)
+
 	Faults    []Fault
 	OnRequest func(RequestInfo) // called before a request to the Table API is evaluated; may change rows
 	Logger    *slog.Logger      // nil = no log
@@ -154,6 +158,8 @@ type Server struct {
 
 	mu       sync.Mutex // held for what follows, never while rows are written
 	now      *world
+	today    int64    // the clock, in ticks; 0 = that of this process
+	lived    int64    // the latest day that happened, in days since 0001-01-01
 	past     []*world // from the oldest mark on; empty without a mark
 	marked   bool
 	rolls    uint64 // mutations so far, seeds the next
@@ -193,7 +199,16 @@ func New(opts Options) (*Server, error) {
 	opts.NoLicenseStatus = cmp.Or(opts.NoLicenseStatus, http.StatusServiceUnavailable)
 	opts.Concurrency = cmp.Or(opts.Concurrency, 2)
 	opts.Queue = cmp.Or(opts.Queue, 5)
-	c, err := newCatalog(opts.Model, opts.Seed, opts.Rows)
+	if opts.First.IsZero() {
+		opts.First = time.Date(2022, 1, 1, 0, 0, 0, 0, time.UTC)
+	}
+	if opts.Last.IsZero() {
+		opts.Last = time.Date(2026, 10, 31, 0, 0, 0, 0, time.UTC)
+	}
+	if opts.Last.Before(opts.First) {
+		return nil, errors.New("simulator: Options.Last is before Options.First")
+	}
+	c, err := newCatalog(opts.Model, opts.Seed, opts.Rows, ticksOf(opts.First)/ticksPerDay, ticksOf(opts.Last)/ticksPerDay)
 	if err != nil {
 		return nil, err
 	}
@@ -201,6 +216,10 @@ func New(opts Options) (*Server, error) {
 		opts: opts, catalog: c, gate: newGate(opts.Concurrency, max(opts.Queue, 0)), log: opts.Logger,
 		now: newWorld(c), behave: opts.Behavior, tables: map[string]Behavior{},
 		requests: map[requestKey]int{}, last: map[string]rowRef{},
+	}
+	s.lived = c.lastDay
+	if !opts.WallClock {
+		s.today = (c.lastDay+1)*ticksPerDay + 6*3600*ticksPerSecond
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)

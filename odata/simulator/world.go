@@ -15,7 +15,13 @@ type state struct {
 	deadRank []int64           // deadRank[k] = dead[k]-k: the live rows of the first load before dead[k]
 	born     []uint64          // ords of inserted rows that live, ascending
 	bornRank []int64           // position of born[k] among all live rows
-	versions map[uint64]uint32 // ord → version, of rows that were updated or moved
+	changes  map[uint64]change // ord → what differs, of rows that were changed or have a life
+}
+
+// change is what differs in a row from its first version.
+type change struct {
+	ver  uint32
+	life *life
 }
 
 // index computes the ranks.
@@ -49,10 +55,16 @@ func (s *state) at(sp *space, pos int64) rowRef {
 			ord = sp.base(rank + int64(gone))
 		}
 	}
-	if len(s.versions) == 0 {
+	return s.ref(ord)
+}
+
+// ref is the present version of a row that lives.
+func (s *state) ref(ord uint64) rowRef {
+	if len(s.changes) == 0 {
 		return rowRef{ord: ord}
 	}
-	return rowRef{ord: ord, ver: s.versions[ord]}
+	c := s.changes[ord]
+	return rowRef{ord: ord, ver: c.ver, life: c.life}
 }
 
 // find returns the version of a row, and whether it lives.
@@ -68,7 +80,7 @@ func (s *state) find(sp *space, ord uint64) (rowRef, bool) {
 	} else if _, ok := slices.BinarySearch(s.born, ord); !ok {
 		return rowRef{}, false
 	}
-	return rowRef{ord: ord, ver: s.versions[ord]}, true
+	return s.ref(ord), true
 }
 
 // world is the state of every table at one moment.
@@ -85,24 +97,40 @@ func newWorld(c *catalog) *world {
 	return w
 }
 
-// with returns the next world, in which one table has another state.
-func (w *world) with(t *table, s *state) *world {
-	s.index(t.space)
+// with returns the next world, in which some tables have another state.
+func (w *world) with(changed map[*table]*state) *world {
 	next := &world{epoch: w.epoch + 1, states: slices.Clone(w.states)}
-	next.states[t.id] = s
+	for t, s := range changed {
+		s.index(t.space)
+		next.states[t.id] = s
+	}
 	return next
 }
 
 func (s *state) clone() *state {
-	c := &state{n: s.n, dead: slices.Clone(s.dead), born: slices.Clone(s.born), versions: maps.Clone(s.versions)}
-	if c.versions == nil {
-		c.versions = map[uint64]uint32{}
+	c := &state{n: s.n, dead: slices.Clone(s.dead), born: slices.Clone(s.born), changes: maps.Clone(s.changes)}
+	if c.changes == nil {
+		c.changes = map[uint64]change{}
 	}
 	return c
 }
 
-// insert adds n rows whose ords are drawn from h.
-func (s *state) insert(t *table, n int, h uint64) {
+// touch changes a row at an instant: step says what (see rowRef), revise, if not nil, what else its life shows.
+func (s *state) touch(r rowRef, step uint32, at int64, revise func(*life)) {
+	next := life{}
+	if r.life != nil {
+		next = *r.life
+	}
+	next.changed = at
+	if revise != nil {
+		revise(&next)
+	}
+	s.changes[r.ord] = change{ver: r.ver + step, life: &next}
+}
+
+// insert adds n rows whose ords are drawn from h, and returns the ords. The rows share l.
+func (s *state) insert(t *table, n int, h uint64, l *life) []uint64 {
+	ords := make([]uint64, 0, n)
 	for range n {
 		for {
 			h = mix(h + 1)
@@ -122,16 +150,19 @@ func (s *state) insert(t *table, n int, h uint64) {
 			k, taken := slices.BinarySearch(s.born, ord)
 			if !taken {
 				s.born = slices.Insert(s.born, k, ord)
+				s.changes[ord] = change{life: l}
+				ords = append(ords, ord)
 				break
 			}
 		}
 	}
+	return ords
 }
 
 // remove deletes rows.
 func (s *state) remove(sp *space, rows []rowRef) {
 	for _, r := range rows {
-		delete(s.versions, r.ord)
+		delete(s.changes, r.ord)
 		if k, ok := slices.BinarySearch(s.born, r.ord); ok {
 			s.born = slices.Delete(s.born, k, k+1)
 			continue
