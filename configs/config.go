@@ -26,6 +26,7 @@ type Config struct {
 	Stores      map[string]Store    `yaml:"stores" jsonschema:"required" jsonschema_description:"The places where datasets are published, by name."`
 	Scopes      map[string]Scope    `yaml:"scopes" jsonschema:"required" jsonschema_description:"Row-level scopes, by name: what a job may see."`
 	Jobs        map[string]Job      `yaml:"jobs" jsonschema_description:"The exports, by name."`
+	Sets        map[string][]string `yaml:"sets" jsonschema_description:"Jobs that are published together, by the name of the set: sales: [orders, order-lines]. Run one with: tablexport run --set sales."`
 
 	// Path is the file that the configuration was read from; Dir its directory, which relative paths start at.
 	Path string `yaml:"-" json:"-"`
@@ -132,6 +133,8 @@ type Job struct {
 	Store       string    `yaml:"store" jsonschema:"required" jsonschema_description:"Name of the store."`
 	Path        string    `yaml:"path" jsonschema:"required" jsonschema_description:"Where in the store, e.g. sales/order_lines. One job per path; no part of it begins with _ or a dot."`
 	Paging      Paging    `yaml:"paging" jsonschema_description:"How the table is paged. The default finds out."`
+	Refresh     *Refresh  `yaml:"refresh" jsonschema_description:"How the dataset is kept fresh. Without it, every run reads the whole table."`
+	Schema      string    `yaml:"schema" jsonschema:"enum=evolve,enum=freeze,enum=quarantine,default=evolve" jsonschema_description:"When the table's columns change. evolve: new columns are taken over, other changes are refused until accepted. freeze: every change is refused. quarantine: rows that do not fit go to a table beside the dataset, with the reason."`
 	Schedule    *Schedule `yaml:"schedule" jsonschema_description:"When the job runs."`
 }
 

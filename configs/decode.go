@@ -240,7 +240,10 @@ func (d *decoder) sequence(n ast.Node, v reflect.Value, key string, depth int) {
 	v.Set(list)
 }
 
-var durationType = reflect.TypeFor[Duration]()
+var (
+	durationType = reflect.TypeFor[Duration]()
+	dateType     = reflect.TypeFor[Date]()
+)
 
 func (d *decoder) scalar(n ast.Node, v reflect.Value, key, tag string) {
 	wrong := func() {
@@ -257,6 +260,9 @@ func (d *decoder) scalar(n ast.Node, v reflect.Value, key, tag string) {
 		v.SetInt(int64(span))
 	case v.Kind() == reflect.String:
 		text, ok := stringOf(n)
+		if year, number := n.(*ast.IntegerNode); number && v.Type() == dateType {
+			text, ok = year.GetToken().Value, true
+		}
 		if !ok {
 			wrong()
 			return
@@ -360,6 +366,8 @@ func want(t reflect.Type, tag string) string {
 	switch {
 	case t == durationType:
 		return "a duration such as 30s or 5m"
+	case t == dateType:
+		return "a date or period such as 2023-04-01, 2023-04 or 2023"
 	case t.Kind() == reflect.String:
 		return "text"
 	case t.Kind() == reflect.Bool:
@@ -368,6 +376,9 @@ func want(t reflect.Type, tag string) string {
 		low, high := tagInt(tag, "minimum"), tagInt(tag, "maximum")
 		if low != nil && high != nil {
 			return fmt.Sprintf("a whole number from %d to %d", *low, *high)
+		}
+		if low != nil {
+			return fmt.Sprintf("a whole number of at least %d", *low)
 		}
 		return "a whole number"
 	case t.Kind() == reflect.Slice:

@@ -15,6 +15,9 @@ import (
 type Checks struct {
 	Filter func(text string) error       // syntax of a filter or of a scope's where
 	Cron   func(cron, zone string) error // a schedule
+
+	// Days reads a date or period as the days from first to before next, counted from any day.
+	Days func(text string) (first, next int, err error)
 }
 
 // Load reads and checks the file at path. The error is a Problems, or the reason why the file cannot be read.
@@ -146,6 +149,7 @@ func (c *Config) applyDefaults() {
 	for name, j := range c.Jobs {
 		setDefault(&j.Paging.Mode, "auto")
 		setDefault(&j.Paging.PageSize, 10_000)
+		j.refreshDefaults()
 		if j.Schedule != nil {
 			setDefault(&j.Schedule.Late, "once")
 			setDefault(&j.Schedule.Overlap, "skip")
@@ -174,9 +178,7 @@ func sortedKeys[V any](m map[string]V) []string {
 func later(key string) string {
 	parts := strings.Split(key, ".")
 	switch {
-	case len(parts) == 3 && parts[0] == "jobs" && parts[2] == "refresh":
-		return "refresh by period is not in this version: without the key, every run refreshes the whole table"
-	case len(parts) == 1 && slices.Contains([]string{"sets", "rotations", "policy", "alerts"}, key):
+	case len(parts) == 1 && slices.Contains([]string{"rotations", "policy", "alerts"}, key):
 		return fmt.Sprintf("%s: is not in this version; remove it", key)
 	}
 	return ""

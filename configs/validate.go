@@ -39,6 +39,7 @@ func (v *validator) validate() {
 	for _, name := range sortedKeys(v.Jobs) {
 		v.job("jobs."+name, v.Jobs[name])
 	}
+	v.sets()
 	v.destinations()
 }
 
@@ -198,6 +199,9 @@ func (v *validator) job(key string, j Job) {
 		v.at(key+".path", "not a clean path", "write it like sales/order_lines: relative, with slashes, without .. or spaces")
 	case hidden(j.Path):
 		v.at(key+".path", "a part of it begins with _ or a dot, which readers of Delta tables and Parquet files take for hidden", "write it like sales/order_lines")
+	}
+	if r := j.Refresh; r != nil {
+		v.refresh(key+".refresh", r)
 	}
 	if s := j.Schedule; s != nil {
 		v.schedule(key+".schedule", s)

@@ -24,6 +24,7 @@ import (
 	"github.com/tablexport/tablexport/jobs"
 	"github.com/tablexport/tablexport/jobs/ledger"
 	"github.com/tablexport/tablexport/jobs/schedule"
+	"github.com/tablexport/tablexport/jobs/window"
 	"github.com/tablexport/tablexport/odata"
 	"github.com/tablexport/tablexport/odata/filter"
 	"github.com/tablexport/tablexport/secrets"
@@ -76,6 +77,10 @@ var configChecks = configs.Checks{
 	Cron: func(cron, zone string) error {
 		_, err := schedule.Parse(cron, zone)
 		return err
+	},
+	Days: func(text string) (first, next int, err error) {
+		a, b, err := window.ParseDays(text)
+		return int(a), int(b), err
 	},
 }
 
