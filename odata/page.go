@@ -292,6 +292,11 @@ func (pg *intake) flush() error {
 func (pg *intake) hand(rec arrow.Record) error {
 	defer rec.Release()
 	pg.handed = true
+	if s := pg.p.scan; s.q.Keys != nil {
+		if err := s.q.Keys.add(s.keyed, pg.p.enc.bind(rec), rec.NumRows()); err != nil {
+			return err
+		}
+	}
 	out := pg.p.project(rec)
 	defer out.Release()
 	return pg.p.scan.out(pg.ctx, out)

@@ -43,6 +43,7 @@ type Query struct {
 	// dropped in any way; before is the number of rows that came before it. Its error is final and ends the scan. It is called from another
 	// goroutine than the loop body's, one call at a time, and must not keep the record.
 	Inspect  func(rec arrow.Record, before int64) error
+	Keys     *KeySet        // takes the keys of the rows that are handed on, of this scan and others; nil: none
 	Progress func(Progress) // called after every page, from the loop's goroutine; may be nil
 }
 
@@ -68,6 +69,9 @@ func (q *Query) complete() error {
 		if c.Secret {
 			return fmt.Errorf("odata: column %s of table %s holds secret material and is never read", name, q.Table.Name)
 		}
+	}
+	if q.Keys != nil && len(q.Table.Key) == 0 {
+		return errKeyless
 	}
 	switch q.Paging {
 	case "":

@@ -40,6 +40,7 @@ type Scan struct {
 	ev      evidence.Evidence
 	handed  int64
 	relay   *relay
+	keyed   uint32 // its number in Query.Keys, 0 without
 
 	// The loop's:
 	told  evidence.Evidence // what it may know
@@ -83,6 +84,9 @@ func (s *Scan) Records(ctx context.Context) iter.Seq2[arrow.Record, error] {
 		}
 		s.ranged = true
 		s.relay = newRelay(s.q.Ahead)
+		if s.q.Keys != nil {
+			s.keyed = s.q.Keys.begin()
+		}
 		ctx, cancel := context.WithCancelCause(ctx)
 		go s.relay.produce(func() error { return s.run(ctx) }, func(stack []byte) {
 			s.s.c.log.Error("a scan has panicked", "table", s.q.Table.Name, "stack", string(stack))
@@ -93,6 +97,9 @@ func (s *Scan) Records(ctx context.Context) iter.Seq2[arrow.Record, error] {
 			s.relay.drain()
 			if !whole {
 				s.left()
+			}
+			if !whole || s.relay.err != nil {
+				s.Withdraw()
 			}
 		}()
 		for {
