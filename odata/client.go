@@ -114,6 +114,8 @@ type Client struct {
 	lastFailure atomic.Pointer[error]
 	log         *slog.Logger
 
+	addressBytes atomic.Int64 // how long an address may be, as far as is known; 0 = nobody was refused yet
+
 	site  once[Site]
 	model once[*edm.Model]
 

@@ -21,6 +21,7 @@
 //	page_key.go, page_offset.go, page_chain.go   the ways from one answer to the next.
 //	keys.go       keys as bytes that compare as the server compares; fingerprints of rows.
 //	distinct.go   counting different keys in bounded memory.
+//	fetch.go      rows by their keys, many at once, every key accounted for.
 //	keyset.go     the keys of several scans, which must not repeat.
 //	decode.go     JSON → Arrow, schema-driven, one validating pass. The hot path.
 //

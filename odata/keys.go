@@ -2,6 +2,8 @@ package odata
 
 import (
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"hash/maphash"
 	"math"
 	"math/bits"
@@ -179,4 +181,47 @@ func (g *bag) merge(o bag) {
 	g.n += o.n
 	g.sum.lo, carry = bits.Add64(g.sum.lo, o.sum.lo, 0)
 	g.sum.hi, _ = bits.Add64(g.sum.hi, o.sum.hi, carry)
+}
+
+var errKeyBytes = errors.New("odata: the bytes of a key are damaged")
+
+// decodeCell undoes appendCell for a key column: the value as filters write it, and what lies behind it.
+func decodeCell(kind edm.Kind, b []byte) (text string, rest []byte, err error) {
+	if len(b) == 0 || b[0] != 1 {
+		return "", nil, errKeyBytes
+	}
+	b = b[1:]
+	fixed := map[edm.Kind]int{edm.Guid: 16, edm.Boolean: 1, edm.Byte: 8, edm.Int16: 8, edm.Int32: 8, edm.Int64: 8, edm.Date: 8, edm.DateTime: 8}
+	n, ok := fixed[kind]
+	if !ok {
+		if kind != edm.String {
+			return "", nil, fmt.Errorf("odata: rows cannot be asked for by a key of %s", kind)
+		}
+		size, read := binary.Uvarint(b)
+		if read <= 0 || size > uint64(len(b)-read) {
+			return "", nil, errKeyBytes
+		}
+		b, n = b[read:], int(size)
+	}
+	if len(b) < n {
+		return "", nil, errKeyBytes
+	}
+	b, rest = b[:n], b[n:]
+	var number int64
+	if n == 8 && ok {
+		number = int64(binary.BigEndian.Uint64(b) ^ 1<<63)
+	}
+	switch kind {
+	case edm.Guid:
+		return edm.GUIDText([16]byte(b)), rest, nil
+	case edm.Boolean:
+		return strconv.FormatBool(b[0] == 1), rest, nil
+	case edm.Date:
+		return arrow.Date32(number).ToTime().Format(time.DateOnly), rest, nil
+	case edm.DateTime:
+		return time.UnixMicro(number).UTC().Format(time.RFC3339Nano), rest, nil
+	case edm.String:
+		return string(b), rest, nil
+	}
+	return strconv.FormatInt(number, 10), rest, nil
 }

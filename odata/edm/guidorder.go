@@ -69,3 +69,13 @@ func CompareGUID(a, b string) int {
 	}
 	return 0
 }
+
+// GUIDText is the text of a key that GUIDKey has made, in lower case.
+func GUIDText(key [16]byte) string {
+	const digits = "0123456789abcdef"
+	text := [36]byte{8: '-', 13: '-', 18: '-', 23: '-'}
+	for i, at := range guidOrder {
+		text[at], text[at+1] = digits[key[i]>>4], digits[key[i]&15]
+	}
+	return string(text[:])
+}

@@ -154,3 +154,23 @@ func judgeOrder(e *Evidence) string {
 	}
 	return fmt.Sprintf("the order %q is not known", e.Order)
 }
+
+// Fetch is what asking for rows by their keys can say for itself.
+type Fetch struct {
+	Asked    int64     `json:"asked"`   // keys
+	Found    int64     `json:"found"`   // of these, rows that were handed on
+	Missing  int64     `json:"missing"` // of these, keys that two answers in a row did not have
+	Requests int64     `json:"requests"`
+	Retries  int64     `json:"retries"`
+	Bytes    int64     `json:"bytes"` // of JSON read (after inflation)
+	Started  time.Time `json:"started"`
+	Ended    time.Time `json:"ended"`
+}
+
+// Judge returns nil if every key was answered or is known to be gone, and *Incomplete otherwise.
+func (f *Fetch) Judge() error {
+	if f.Found < 0 || f.Missing < 0 || f.Asked != f.Found+f.Missing {
+		return &Incomplete{Reason: fmt.Sprintf("%d keys were asked for, %d were answered and %d are gone", f.Asked, f.Found, f.Missing)}
+	}
+	return nil
+}
