@@ -5,8 +5,8 @@
 // $filter; Check does not trust that it was honoured.
 //
 // A scope without rules refuses everything. Seeing everything must be typed: [Unrestricted].
-// Rules on a reference path (an owner's column, which rows do not carry) are delegated to the server:
-// allowed only where the job says so, and stamped on the dataset.
+// Rules on a reference path are over an owner's column, which rows do not carry. With [Rules].VerifyOwner they are proven by the
+// owners' keys (owners.go); without, they are delegated to the server: allowed only where the job says so, and stamped on the dataset.
 //
 // NULL is inside no scope: a row whose rule column is NULL is foreign, and a rule "eq null" is refused.
 package scope
@@ -38,10 +38,22 @@ type Rules struct {
 	Where        filter.Bound
 	Unrestricted bool // must be typed; with Where set as well, New refuses
 	Delegated    bool // the job accepts rules that only the server enforces
+	VerifyOwner  bool // rules on reference paths are proven by the owners' keys: see [Rules.Owners] and [Scope.Bind]
 }
 
-// Columns returns the columns that the rules read, each once: a job must fetch them, published or not.
-func (r Rules) Columns() []string { return r.Where.Columns() }
+// Columns returns the columns that the rules read, each once, and the references whose owners are tested: a job must fetch
+// them, published or not.
+func (r Rules) Columns() []string {
+	columns := r.Where.Columns()
+	if r.VerifyOwner {
+		for _, ref := range references(r.Where) {
+			if !slices.Contains(columns, ref.column) {
+				columns = append(columns, ref.column)
+			}
+		}
+	}
+	return columns
+}
 
 // RulesError says why rules cannot be enforced. It is a mistake in the configuration.
 type RulesError struct {
@@ -66,6 +78,7 @@ var ErrSchema = errors.New("the record has another schema than the scope was bou
 type Scope struct {
 	stamp   Stamp
 	matcher *filter.Matcher
+	owned   []owned
 	fetch   *arrow.Schema
 	publish *arrow.Schema
 	keep    []int // publish column → fetch column
@@ -74,7 +87,7 @@ type Scope struct {
 // New binds rules to a job: fetch is the schema of the records that will be checked, publish the
 // names of the columns that a checked record keeps, in order. It refuses empty rules, rules on
 // columns that fetch lacks, rules that cannot be re-tested (kinds other than Guid, integer, Boolean,
-// Date; like; eq null), and path rules without Delegated; and a publish list that is empty, names a
+// Date; like; eq null), and path rules without Delegated or VerifyOwner; and a publish list that is empty, names a
 // column that fetch lacks, or names one twice. Errors about rules are *RulesError, all of them joined.
 func New(rules Rules, fetch *arrow.Schema, publish []string) (*Scope, error) {
 	own, paths := rules.Where.Split()
@@ -93,7 +106,15 @@ func New(rules Rules, fetch *arrow.Schema, publish []string) (*Scope, error) {
 	switch {
 	case rules.Unrestricted:
 		s.stamp.Enforcement = Unrestricted
-	case !paths.Empty():
+	case paths.Empty():
+	case rules.VerifyOwner:
+		if s.owned, err = newOwned(paths, fetch); err != nil {
+			return nil, &RulesError{Scope: rules.Name, Text: err.Error()}
+		}
+		for _, o := range s.owned {
+			s.stamp.Owners = append(s.stamp.Owners, o.written()...)
+		}
+	default:
 		s.stamp.Enforcement = Delegated
 		for _, t := range paths.Terms() {
 			s.stamp.Delegated = append(s.stamp.Delegated, t.String())
@@ -135,9 +156,15 @@ func check(rules Rules, own, paths filter.Bound) error {
 		switch {
 		case t.Values[0].IsNull():
 			errs = append(errs, refuse(t.Outline(), "NULL is inside no scope: name the values that are inside it"))
+		case rules.VerifyOwner:
+			last := t
+			last.Path = t.Path[len(t.Path)-1:] // as the owner's own scope tests it
+			if err := last.Verifiable(); err != nil {
+				errs = append(errs, refuse(t.Outline(), err.Error()+"; a rule that cannot be proven is left to the server by a scope without `verify: owner`, in a job with `delegated: true`"))
+			}
 		case !rules.Delegated:
 			errs = append(errs, refuse(t.Outline(),
-				"it is over a reference, which rows do not carry, so the server alone would enforce it: write `delegated: true` in the job to accept that, or use a column of the table itself"))
+				"it is over a reference, which rows do not carry, so the server alone would enforce it: write `verify: owner` in the scope to have the owners' keys read and every row tested against them, `delegated: true` in the job to leave it to the server, or use a column of the table itself"))
 		}
 	}
 	return errors.Join(errs...)
@@ -166,22 +193,62 @@ func (s *Scope) project(publish []string) error {
 }
 
 // Check proves that every row of rec is inside the scope and returns it with the published columns
-// only, without copying. The error is a *Violation for a foreign row, or [ErrSchema]. rec stays owned
+// only, without copying. The error is a *Violation for a foreign row; *UnknownOwner if there is none, but a row whose owner is not known;
+// [ErrSchema], or [ErrOwners] where [Scope.Bind] was forgotten. rec stays owned
 // by the caller; the Checked holds its own reference until Release.
 func (s *Scope) Check(rec arrow.Record) (Checked, error) {
 	if rec == nil || !sameColumns(rec.Schema(), s.fetch) {
 		return Checked{}, fmt.Errorf("scope %q: %w", s.stamp.Name, ErrSchema)
 	}
-	if row, term := s.matcher.FirstForeign(rec); row >= 0 {
-		return Checked{}, &Violation{
-			Scope: s.stamp.Name, Column: term.Path[len(term.Path)-1], Rule: term.Outline(), Row: int64(row),
+	row, term := s.matcher.FirstForeign(rec)
+	if len(s.owned) > 0 {
+		if err := s.checkOwners(rec, row, term); err != nil {
+			return Checked{}, err
 		}
+	}
+	if row >= 0 {
+		return Checked{}, s.violation(row, term)
 	}
 	columns := make([]arrow.Array, len(s.keep))
 	for i, at := range s.keep {
 		columns[i] = rec.Column(at)
 	}
 	return Checked{rec: array.NewRecord(s.publish, columns, rec.NumRows()), by: s}, nil
+}
+
+func (s *Scope) violation(row int, term filter.Term) *Violation {
+	return &Violation{Scope: s.stamp.Name, Column: term.Path[len(term.Path)-1], Rule: term.Outline(), Row: int64(row)}
+}
+
+// checkOwners tests the references; row is the first one that an own rule refused, by term, or -1. What is foreign for certain comes before what
+// is only unknown, wherever in the record it stands.
+func (s *Scope) checkOwners(rec arrow.Record, row int, term filter.Term) error {
+	n := int(rec.NumRows())
+	var foreign *Violation
+	if row >= 0 {
+		n, foreign = row, s.violation(row, term)
+	}
+	var unknown *UnknownOwner
+	for i := range s.owned {
+		o := &s.owned[i]
+		if o.keys == nil {
+			return fmt.Errorf("scope %q, column %s: %w", s.stamp.Name, o.column, ErrOwners)
+		}
+		none, strange := o.firstUnowned(rec.Column(o.index), n)
+		if none >= 0 {
+			n, foreign = none, &Violation{Scope: s.stamp.Name, Column: o.column, Rule: o.outline(), Row: int64(none)}
+		}
+		if strange >= 0 && (unknown == nil || int64(strange) < unknown.Row) {
+			unknown = &UnknownOwner{Scope: s.stamp.Name, Column: o.column, Rule: o.outline(), Row: int64(strange)}
+		}
+	}
+	switch {
+	case foreign != nil:
+		return foreign
+	case unknown != nil:
+		return unknown
+	}
+	return nil
 }
 
 // sameColumns compares names and types; what the schemas say beside that does not change what a row is.
@@ -207,6 +274,7 @@ func (s *Scope) Schema() *arrow.Schema { return s.publish }
 func (s *Scope) Stamp() Stamp {
 	stamp := s.stamp
 	stamp.Delegated = slices.Clone(stamp.Delegated)
+	stamp.Owners = slices.Clone(stamp.Owners)
 	return stamp
 }
 
@@ -215,7 +283,8 @@ type Stamp struct {
 	Name        string      `json:"name"`
 	Where       string      `json:"where,omitempty"`
 	Enforcement Enforcement `json:"enforcement"`
-	Delegated   []string    `json:"delegated,omitempty"` // the terms that the server alone enforces
+	Delegated   []string    `json:"delegated,omitempty"`        // the terms that the server alone enforces
+	Owners      []string    `json:"verifiedViaOwner,omitempty"` // the terms that were proven by the owners' keys
 }
 
 // Checked is a record that lies inside a scope. The zero Checked holds nothing and is refused by
