@@ -119,6 +119,8 @@ type S3Store struct {
 type Scope struct {
 	Where        string `yaml:"where" jsonschema_description:"A filter that every row must satisfy, e.g. Line_Store_Id in (5a…,6b…). Asked of the server and checked again on every row."`
 	Unrestricted bool   `yaml:"unrestricted" jsonschema_description:"true: the job may see every row that the token may see."`
+	Verify       string `yaml:"verify" jsonschema:"enum=owner" jsonschema_description:"owner: rules on an owner's columns are proven. The owner's keys in scope are read first, and every row's owner is tested against them. Without it only the server enforces such rules, which a job must accept with delegated: true."`
+	MaxOwnerKeys int    `yaml:"max_owner_keys" jsonschema:"minimum=1,maximum=200000000,default=5000000" jsonschema_description:"Owner keys that a run may keep in memory, all owner tables of the scope together: 18 MB per million. With more, the run is refused."`
 }
 
 // Job is one export: a table, under a scope, into a dataset.

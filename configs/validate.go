@@ -166,6 +166,7 @@ func (v *validator) scope(key string, s Scope) {
 	if s.Where != "" {
 		v.text(key+".where", s.Where, v.checks.Filter)
 	}
+	v.scopeOwner(key, s)
 }
 
 var tableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`)

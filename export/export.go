@@ -133,5 +133,8 @@ func sameStamp(a, b scope.Stamp) bool {
 	if len(a.Delegated) == 0 && len(b.Delegated) == 0 {
 		a.Delegated, b.Delegated = nil, nil
 	}
+	if len(a.Owners) == 0 && len(b.Owners) == 0 {
+		a.Owners, b.Owners = nil, nil
+	}
 	return reflect.DeepEqual(a, b)
 }

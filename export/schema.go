@@ -152,6 +152,7 @@ const (
 	confWhere       = "tablexport.scope.where"
 	confEnforcement = "tablexport.scope.enforcement"
 	confDelegated   = "tablexport.scope.delegated"
+	confOwners      = "tablexport.scope.owners" // rules that were proven by the owners' keys
 	confKey         = "tablexport.key"
 )
 
@@ -174,7 +175,7 @@ func provenance(spec *Spec) map[string]string {
 	out := map[string]string{
 		confJob: spec.Job, confTable: spec.Table, confSource: spec.Source,
 		confScope: spec.Scope.Name, confWhere: spec.Scope.Where, confEnforcement: string(spec.Scope.Enforcement),
-		confDelegated: strings.Join(spec.Scope.Delegated, "; "), confKey: strings.Join(spec.Key, ","),
+		confDelegated: strings.Join(spec.Scope.Delegated, "; "), confOwners: strings.Join(spec.Scope.Owners, "; "), confKey: strings.Join(spec.Key, ","),
 	}
 	for k, v := range out {
 		if v == "" {
@@ -200,7 +201,7 @@ func originDiff(old, now map[string]string) (diff []string) {
 	if was, is := stamp(old), stamp(now); was != is {
 		diff = append(diff, fmt.Sprintf("scope: %s → %s", was, is))
 	}
-	for _, c := range []struct{ key, what string }{{confWhere, "where"}, {confDelegated, "delegated"}} {
+	for _, c := range []struct{ key, what string }{{confWhere, "where"}, {confDelegated, "delegated"}, {confOwners, "verified via owner"}} {
 		if was, is := old[c.key], now[c.key]; was != is {
 			diff = append(diff, fmt.Sprintf("scope %s: %s → %s", c.what, brief(was), brief(is)))
 		}

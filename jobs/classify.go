@@ -165,9 +165,10 @@ func network(err error) bool {
 var rules = []rule{
 	{Bug, as[*PanicError]},
 	{Other, as[*PublishedError]}, // nothing is to be done again, whatever failed
-	{Bug, is(scope.ErrSchema, export.ErrRefused, export.ErrEnded, delta.ErrInvalid, parquet.ErrClosed, secrets.ErrClosed, audit.ErrClosed)},
+	{Bug, is(scope.ErrSchema, scope.ErrOwners, export.ErrRefused, export.ErrEnded, delta.ErrInvalid, parquet.ErrClosed, secrets.ErrClosed, audit.ErrClosed)},
 	// A foreign row is a fact, even if the run was stopped behind it.
 	{Scope, as[*scope.Violation]},
+	{Scope, as[*scope.UnknownOwner]},
 	// Whether the commit arrived is not known, whatever stopped the run in it: the next run finds out.
 	{Transient, as[*delta.Unresolved]},
 	{Canceled, is(context.Canceled)},
@@ -193,6 +194,7 @@ var rules = []rule{
 	{Config, as[*edm.PathError]},
 	{Config, as[*odata.AddressError]},
 	{Config, as[*export.OtherJob]},
+	{Config, as[*TooManyOwners]},
 	{Config, is(delta.ErrNoVersion, ledger.ErrNotFound, ledger.ErrAccess, export.ErrNotKey)}, // a version or run that was asked for by its number
 	{Config, code(store.Invalid, store.Refused)},
 
@@ -219,6 +221,7 @@ var rules = []rule{
 	{Transient, status(500, 599)},
 	{Data, as[*odata.RescanError]},
 	{Data, as[*evidence.Incomplete]},
+	{Data, as[*OwnersChanged]},
 	{Data, as[*odata.ProtocolError]},
 	{Config, status(300, 499)},
 

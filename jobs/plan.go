@@ -27,6 +27,8 @@ type Job struct {
 	Where        string // the scope's rule
 	Unrestricted bool   // the scope admits everything
 	Delegated    bool   // scope rules on owner paths are accepted
+	VerifyOwner  bool   // scope rules on owner paths are proven by the owners' keys
+	MaxOwnerKeys int    // owner keys in memory at most (scope.DefaultMaxOwnerKeys)
 	Paging       odata.Paging
 	PageSize     int
 	Store        string
@@ -42,6 +44,7 @@ type Plan struct {
 	Filter  filter.Bound  // the job's filter and the scope's rule, as the server is asked
 	Scope   *scope.Scope  //
 	Fetched *arrow.Schema // of fetched records
+	Owners  []*OwnerPlan  // owner tables that are read first, since the scope is proven by them
 	Notes   []string      // what a person should know before running it
 }
 
@@ -196,7 +199,7 @@ func (b *planner) noteAll(what string, bound filter.Bound) {
 }
 
 func (b *planner) rules() scope.Rules {
-	return scope.Rules{Name: b.Job.ScopeName, Where: b.where, Unrestricted: b.Job.Unrestricted, Delegated: b.Job.Delegated}
+	return scope.Rules{Name: b.Job.ScopeName, Where: b.where, Unrestricted: b.Job.Unrestricted, Delegated: b.Job.Delegated, VerifyOwner: b.Job.VerifyOwner}
 }
 
 // rulesProblems places what is wrong with the scope's rules: at its term in the rule's text, or at the job's scope.
@@ -248,6 +251,9 @@ func (b *planner) bind() {
 		return
 	}
 	b.Fetched, b.Scope, b.Filter = fetched, s, filter.And(b.own, b.where)
+	if b.Owners = b.owners(b.rules(), b.Table); len(b.problems) > 0 {
+		return
+	}
 	// A scan that is only made asks nothing, and needs no instance: it says whether the query can be scanned.
 	if _, err := new(odata.Session).Scan(b.Query()); err != nil {
 		b.problem("paging", strings.TrimPrefix(err.Error(), "odata: "), "")
@@ -284,10 +290,12 @@ func (p *Plan) Query() odata.Query {
 }
 
 // Text is the query for people and for the dataset's provenance: no host, no credential, no paging.
-func (p *Plan) Text() string {
-	text := p.Table.Name + "?$select=" + strings.Join(p.Fetch, ",")
-	if !p.Filter.Empty() {
-		text += "&$filter=" + p.Filter.Render()
+func (p *Plan) Text() string { return queryText(p.Table, p.Fetch, p.Filter) }
+
+func queryText(table *edm.Table, fetch []string, where filter.Bound) string {
+	text := table.Name + "?$select=" + strings.Join(fetch, ",")
+	if !where.Empty() {
+		text += "&$filter=" + where.Render()
 	}
 	return text
 }

@@ -8,9 +8,9 @@ import (
 	"log/slog"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
-	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/google/uuid"
 
 	"github.com/tablexport/tablexport/export"
@@ -60,10 +60,11 @@ type Phase string
 
 // The phases.
 const (
-	Preparing  Phase = "preparing"
-	Scanning   Phase = "reading"
-	Publishing Phase = "publishing"
-	Done       Phase = "done"
+	Preparing     Phase = "preparing"
+	ReadingOwners Phase = "reading owners"
+	Scanning      Phase = "reading"
+	Publishing    Phase = "publishing"
+	Done          Phase = "done"
 )
 
 // Progress is how far a run is.
@@ -88,6 +89,7 @@ type Result struct {
 	Bytes    int64             `json:"bytes"`
 	Schema   []string          `json:"schemaChanges,omitempty"`
 	Scope    scope.Stamp       `json:"scope"`
+	Owners   []OwnerKeys       `json:"owners,omitempty"` // that the scope was proven by
 	Evidence evidence.Evidence `json:"evidence"`
 	Seconds  float64           `json:"seconds"`
 }
@@ -96,6 +98,7 @@ type Result struct {
 type run struct {
 	*Runner
 	Request
+	owners  ownership
 	id      string
 	started time.Time
 	lease   *secrets.Lease
@@ -282,7 +285,7 @@ func again(err error) bool {
 	if errors.As(err, &rescan) {
 		return rescan.Retry
 	}
-	return as[*evidence.Incomplete](err)
+	return as[*evidence.Incomplete](err) || as[*OwnersChanged](err)
 }
 
 // attempt is one scan into one staged refresh. Every way out but the last leaves the previous version standing.
@@ -319,55 +322,15 @@ func (x *run) attempt(ctx context.Context, session *odata.Session, attempt int) 
 
 // scan moves the rows: read, check, write.
 func (x *run) scan(ctx context.Context, session *odata.Session, refresh *export.Refresh, attempt int) (evidence.Evidence, error) {
+	p, err := x.prover(ctx, session)
+	if err != nil {
+		return evidence.Evidence{Attempts: attempt}, x.violated(ctx, err)
+	}
 	q := x.plan.Query()
 	q.Attempt = attempt
 	q.Progress = func(p odata.Progress) { x.progress(Scanning, attempt, p) }
-	q.Inspect = x.inspect
-	if x.LowMemory {
-		q.Ahead = -1
-	}
-	scan, err := session.Scan(q)
-	if err != nil {
-		return evidence.Evidence{Attempts: attempt}, err
-	}
-	read := int64(0)
-	for rec, err := range scan.Records(ctx) {
-		if err == nil {
-			err = x.move(ctx, rec, read, refresh)
-		}
-		if err != nil {
-			return scan.Evidence(), x.violated(ctx, err)
-		}
-		read += rec.NumRows()
-	}
-	return scan.Evidence(), nil
-}
-
-// move checks one record and writes it; read is how many rows came before it.
-func (x *run) move(ctx context.Context, rec arrow.Record, read int64, refresh *export.Refresh) error {
-	checked, err := x.plan.Scope.Check(rec)
-	if err != nil {
-		return placed(err, read)
-	}
-	defer checked.Release()
-	return refresh.Write(ctx, checked)
-}
-
-// inspect checks rows as they come in, those included that the scan then drops or asks for again: that a server sends
-// a foreign row is what must be known, even where the row would not have been written.
-func (x *run) inspect(rec arrow.Record, before int64) error {
-	checked, err := x.plan.Scope.Check(rec)
-	checked.Release()
-	return placed(err, before)
-}
-
-// placed counts the rows before a violation in.
-func placed(err error, before int64) error {
-	var v *scope.Violation
-	if errors.As(err, &v) {
-		v.Row += before
-	}
-	return err
+	ev, err := x.proven(ctx, session, q, p, func(rows scope.Checked) error { return refresh.Write(ctx, rows) })
+	return ev, x.violated(ctx, err)
 }
 
 // violated audits a foreign row. The run has failed either way, so a failing audit write only joins the error.
@@ -376,8 +339,11 @@ func (x *run) violated(ctx context.Context, err error) error {
 	if !errors.As(err, &v) {
 		return err
 	}
-	_, aerr := x.Audit.Append(context.WithoutCancel(ctx), x.entry("scope-violation", audit.Refused, 0, map[string]string{
-		"dataset": x.target, "scope": v.Scope, "column": v.Column, "rule": v.Rule, "row": strconv.FormatInt(v.Row, 10)}))
+	detail := map[string]string{"dataset": x.target, "scope": v.Scope, "column": v.Column, "rule": v.Rule, "row": strconv.FormatInt(v.Row, 10)}
+	if v.Table != "" {
+		detail["ownerTable"] = v.Table
+	}
+	_, aerr := x.Audit.Append(context.WithoutCancel(ctx), x.entry("scope-violation", audit.Refused, 0, detail))
 	return errors.Join(err, unaudited(aerr))
 }
 
@@ -396,6 +362,9 @@ func (x *run) publish(ctx context.Context, refresh *export.Refresh, ev evidence.
 	x.progress(Publishing, ev.Attempts, so)
 	stamp := x.plan.Scope.Stamp()
 	detail := map[string]string{"dataset": x.target, "scope": stamp.Name, "enforcement": string(stamp.Enforcement)}
+	if len(stamp.Owners) > 0 {
+		detail["verifiedViaOwner"] = strings.Join(stamp.Owners, "; ")
+	}
 	if _, err := x.Audit.Append(ctx, x.entry("publish", audit.Started, ev.Rows, detail)); err != nil {
 		return fmt.Errorf("not published: %w", unaudited(err))
 	}

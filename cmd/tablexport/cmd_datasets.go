@@ -191,6 +191,9 @@ func (g *globals) printVersions(history []export.Version) {
 		}
 		rows = append(rows, []string{fmt.Sprint(v.Version), stamp(v.Timestamp), count(v.Rows), fmt.Sprint(v.Files),
 			fmt.Sprintf("%s (%s)", v.Scope.Name, v.Scope.Enforcement), evidence})
+		for _, rule := range v.Scope.Owners {
+			rows = append(rows, []string{"", "", "", "", "", "verified via owner: " + rule})
+		}
 		for _, line := range v.SchemaDiff {
 			rows = append(rows, []string{"", "", "", "", "", "schema " + line})
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/tablexport/tablexport/jobs/schedule"
 	"github.com/tablexport/tablexport/odata"
 	"github.com/tablexport/tablexport/odata/edm"
+	"github.com/tablexport/tablexport/odata/scope"
 )
 
 func planCommand(g *globals) *cobra.Command {
@@ -44,6 +45,8 @@ type planView struct {
 	Fetch    []string `json:"fetch"`
 	Query    string   `json:"query"`
 	Scope    any      `json:"scope"`
+	Owners   []string `json:"owners,omitempty"`        // what is read first, to prove the scope by owners
+	KeyLimit int      `json:"ownerKeyLimit,omitempty"` // owner keys in memory at most
 	Paging   string   `json:"paging"`
 	Why      string   `json:"pagingReason"`
 	PageSize int      `json:"pageSize"`
@@ -93,6 +96,9 @@ func (g *globals) plan(ctx context.Context, name string, online bool) error {
 	view := planView{Job: name, Instance: job.Instance, Host: i.Client.Host(), Token: i.Token, Table: plan.Table.Name, Key: plan.Table.Key,
 		Publish: plan.Publish, Fetch: plan.Fetch, Query: plan.Text(), Scope: plan.Scope.Stamp(), Paging: string(paging), Why: why,
 		PageSize: job.PageSize, Dataset: bucket.Location(job.Path), Notes: plan.Notes}
+	for _, o := range plan.AllOwners() {
+		view.Owners, view.KeyLimit = append(view.Owners, o.Text()), plan.OwnerKeyLimit()
+	}
 	if view.First, view.Then, err = described(session, plan.Query()); err != nil {
 		return err
 	}
@@ -152,6 +158,13 @@ func (g *globals) printPlan(v planView, plan *jobs.Plan) {
 	}
 	stamp := plan.Scope.Stamp()
 	g.printf("scope     %s, %s\n", stamp.Name, stamp.Enforcement)
+	if len(plan.Owners) > 0 {
+		g.printf("          via owner: %s\n", strings.Join(stamp.Owners, "; "))
+		for _, o := range plan.AllOwners() {
+			g.printf("owners    %s; rows are tested by %s\n", o.Text(), o.Column.Name)
+		}
+		g.printf("          %s keys at most, in %s of memory (%d MB per million)\n", count(int64(v.KeyLimit)), size(int64(v.KeyLimit)*scope.KeyBytes), scope.KeyBytes)
+	}
 	size := count(int64(v.PageSize)) + " rows a page"
 	if v.Paging == string(odata.Stream) {
 		size = "all rows in one answer"

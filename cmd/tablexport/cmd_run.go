@@ -105,6 +105,16 @@ func (g *globals) printResult(r jobs.Result) {
 		scope += " (by the server alone: " + strings.Join(r.Scope.Delegated, ", ") + ")"
 	}
 	g.printf("  scope     %s\n", scope)
+	for i, rule := range r.Scope.Owners {
+		what := "          "
+		if i == 0 {
+			what = "  via owner "
+		}
+		g.printf("%s%s\n", what, rule)
+	}
+	for _, o := range r.Owners {
+		g.printf("  owners    %s keys of %s in scope, for %s (%s, %d requests)\n", count(int64(o.Keys)), o.Table, o.Column, size(o.Bytes), o.Evidence.Requests)
+	}
 	proof := fmt.Sprintf("%s paging, order %s, end seen by %s", ev.Paging, ev.Order, ev.End)
 	if ev.CountBefore != nil && ev.CountAfter != nil {
 		proof += fmt.Sprintf(", count %s before and %s after", count(*ev.CountBefore), count(*ev.CountAfter))

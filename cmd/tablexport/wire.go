@@ -349,6 +349,7 @@ func (a *app) job(name string) (jobs.Job, error) {
 	return jobs.Job{
 		Name: name, Description: j.Description, Instance: j.Instance, Table: j.Table, Select: j.Select, Filter: j.Filter,
 		ScopeName: j.Scope, Where: s.Where, Unrestricted: s.Unrestricted, Delegated: j.Delegated,
+		VerifyOwner: s.Verify == "owner", MaxOwnerKeys: s.MaxOwnerKeys,
 		Paging: odata.Paging(j.Paging.Mode), PageSize: j.Paging.PageSize, Store: j.Store, Path: j.Path,
 	}, nil
 }

@@ -66,7 +66,7 @@ func NewKeys(table *edm.Table, by *Scope) (*Keys, error) {
 	switch {
 	case by.stamp.Enforcement != Verified:
 		return nil, fmt.Errorf("scope %q proves nothing about %s: it is %s", by.stamp.Name, table.Name, by.stamp.Enforcement)
-	case by.publish.NumFields() != 1 || by.publish.Field(0).Name != c.Name:
+	case by.publish.NumFields() != 1 || by.publish.Field(0).Name != c.Name || !arrow.TypeEqual(by.publish.Field(0).Type, c.Type.Arrow()):
 		return nil, fmt.Errorf("scope %q is to keep the key column %s of %s, and nothing else", by.stamp.Name, c.Name, table.Name)
 	}
 	return &Keys{table: table, by: by, kind: c.Type.Kind, seed: rand.Uint64()}, nil
@@ -228,8 +228,8 @@ func reader(kind edm.Kind, column arrow.Array) func(i int) (v key, ok bool) {
 	return func(int) (key, bool) { return key{}, false }
 }
 
-// keyText is a value of a key column as filters take it.
-func keyText(column arrow.Array, i int) string {
+// KeyText is a value of an owner's key column, or of a reference to it, as filters take it.
+func KeyText(column arrow.Array, i int) string {
 	switch a := column.(type) {
 	case *array.Int16:
 		return strconv.FormatInt(int64(a.Value(i)), 10)

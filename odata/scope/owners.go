@@ -198,9 +198,15 @@ func (e *UnknownOwner) Error() string {
 	return fmt.Sprintf("row %d: the owner that column %s refers to is not known to be inside scope %q (rule %s)", e.Row, e.Column, e.Scope, e.Rule)
 }
 
-// Violation is what the row is if its owner exists, and is not inside.
-func (e *UnknownOwner) Violation() *Violation {
-	return &Violation{Scope: e.Scope, Column: e.Column, Rule: e.Rule, Row: e.Row}
+// Outside is what a row is whose owner, by the reference column, exists and is not inside. row is its position in the scan.
+func (s *Scope) Outside(column string, row int64) *Violation {
+	v := &Violation{Scope: s.stamp.Name, Column: column, Row: row}
+	for i := range s.owned {
+		if o := &s.owned[i]; o.column == column {
+			v.Rule = o.outline()
+		}
+	}
+	return v
 }
 
 // Unknown returns the rows of rec whose owner is not known, one entry for each reference that fails, rows ascending. It is nil for a record with another
@@ -219,7 +225,7 @@ func (s *Scope) Unknown(rec arrow.Record) []Unknown {
 		read := reader(o.kind, column)
 		for row := range column.Len() {
 			if v, ok := read(row); ok && !o.keys.has(v) {
-				all = append(all, Unknown{Column: o.column, Row: row, Key: keyText(column, row)})
+				all = append(all, Unknown{Column: o.column, Row: row, Key: KeyText(column, row)})
 			}
 		}
 	}

@@ -314,12 +314,17 @@ func (c Checked) Release() {
 type Violation struct {
 	Scope  string
 	Column string
-	Rule   string // the term without its values: "Line_Store_Id in (2 values)"
+	Rule   string // the term without its values: "Line_Store_Id in (2 values)"; of an owner's rules all that go over the reference
 	Row    int64  // position in the checked record, from 0; the runner adds the rows before it
+	Table  string // the owner table that the row is of; "" for the table that is published. The runner knows
 }
 
 // Error implements error.
 func (v *Violation) Error() string {
-	return fmt.Sprintf("row %d is outside scope %q: it fails the rule %s on column %s; nothing of this run may be published",
-		v.Row, v.Scope, v.Rule, v.Column)
+	of := ""
+	if v.Table != "" {
+		of = " of owner table " + v.Table
+	}
+	return fmt.Sprintf("row %d%s is outside scope %q: it fails the rule %s on column %s; nothing of this run may be published",
+		v.Row, of, v.Scope, v.Rule, v.Column)
 }
