@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"iter"
 	"maps"
-	"net/url"
 	"slices"
 	"sync"
 
@@ -508,24 +507,11 @@ func (t *tester) outside(ctx context.Context, set *ownerSet, keys []string, rows
 	return &OwnersChanged{Table: set.plan.Table.Name, Reason: fmt.Sprintf("%d of them, which rows refer to, are not there any more", len(keys))}
 }
 
-// chunkText is how long the list of keys in one request may be when it is encoded: together with the rest it stays below the 2,048 bytes that some
-// servers allow a query.
+// chunkText is how long the list of keys in one request may be when it is encoded: together with the rest it mostly stays below the 2,048 bytes
+// that some servers allow a query.
 const chunkText = 1_200
 
-// chunks gives conditions on the owner's key that cover keys, as many in one as a request has room for; one by one where the key takes no `in`.
+// chunks gives conditions on the owner's key that cover keys.
 func chunks(plan *OwnerPlan, keys []string) iter.Seq2[filter.Bound, error] {
-	one := plan.Key.OpsKnown && !plan.Key.Ops.Has(edm.OpIn)
-	return func(yield func(filter.Bound, error) bool) {
-		for from := 0; from < len(keys); {
-			to, size := from+1, len(url.QueryEscape(keys[from]))
-			for !one && to < len(keys) && size < chunkText {
-				size += len(url.QueryEscape(keys[to])) + 3
-				to++
-			}
-			if b, err := filter.KeyIn(plan.Table, plan.Key.Name, keys[from:to]); !yield(b, err) {
-				return
-			}
-			from = to
-		}
-	}
+	return filter.KeyChunks(plan.Table, plan.Key.Name, keys, chunkText)
 }
