@@ -353,7 +353,7 @@ func (r *reader) less(o *reader) bool { return compare(r.prefix, o.prefix, r.rec
 
 func (r *reader) next() bool {
 	key, err := binary.ReadUvarint(r.in)
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return false
 	}
 	val, err2 := binary.ReadUvarint(r.in)
