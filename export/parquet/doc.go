@@ -1,4 +1,4 @@
-// Package parquet writes record batches as one Parquet file, and reads a file's footer back.
+// Package parquet writes record batches as one Parquet file, and reads a file's footer and its rows back.
 //
 // It is the only place that touches Arrow v17's Parquet packages, and it is strict with them: values are encoded and
 // statistics computed by us, the library writes page headers and the footer; the sink's first error is remembered (the
