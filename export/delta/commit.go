@@ -9,54 +9,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/tablexport/tablexport/export/store"
 )
-
-// Commit publishes actions on top of base. It tries versions from base.Version+1 on; when another
-// writer was first it reads what that one did, fails with *Conflict if the two contradict each other, and else goes on.
-// An answer that was lost is resolved by looking: an entry that carries our own commit id is ours.
-// The returned version is the one published.
-//
-// A commit whose commitInfo does not say "isBlindAppend": true, or that removes files or changes the metadata,
-// has read the whole table: every change of data that it did not see is a conflict.
-//
-// The errors: *Conflict, *Unsupported and ErrInvalid mean that nothing was published, *Unresolved that this is not
-// known; any other error that nothing was published.
-func (l *Log) Commit(ctx context.Context, base *Snapshot, actions []Action) (int64, error) {
-	if err := validate(base, actions); err != nil {
-		return 0, err
-	}
-	id := uuid.NewString()
-	actions = withID(actions, id)
-	data, err := encode(actions)
-	if err != nil {
-		return 0, err
-	}
-	if err := ctx.Err(); err != nil {
-		return 0, fmt.Errorf("delta: nothing was published: %w", context.Cause(ctx))
-	}
-	version := base.Version + 1
-	for range maxTries {
-		ours, theirs, err := l.put(ctx, version, id, data)
-		if err != nil {
-			return 0, err
-		}
-		if ours {
-			return version, nil
-		}
-		reason := conflict(actions, theirs)
-		if base.Version < 0 {
-			reason = "another run created the table first" // whatever is in it, ours would create it once more
-		}
-		if reason != "" {
-			return 0, &Conflict{Version: version, Reason: reason}
-		}
-		version++
-	}
-	return 0, &Conflict{Version: version - 1, Reason: fmt.Sprintf("%d other commits came in between; try again when the table is quieter", maxTries)}
-}
 
 // put tries to create one entry. It returns ours, or the entry of whoever was first.
 //
@@ -161,14 +115,15 @@ func invalid(format string, args ...any) error {
 }
 
 // validate checks what the protocol asks of one commit ("Action Reconciliation"), and that it fits base.
-func validate(base *Snapshot, actions []Action) error {
-	if base == nil {
-		return invalid("there is no base snapshot")
-	}
+func validate(base *Snapshot, actions []Action) (*collected, error) {
 	c, err := collect(actions)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	return c, c.fits(base, actions)
+}
+
+func (c *collected) fits(base *Snapshot, actions []Action) error {
 	protocol := base.Protocol
 	if c.protocol != nil {
 		protocol = *c.protocol
@@ -199,12 +154,55 @@ func validate(base *Snapshot, actions []Action) error {
 	if len(c.removed) > 0 && strings.EqualFold(base.Metadata.Configuration["delta.appendOnly"], "true") {
 		return &Unsupported{Version: base.Version, Reason: "it is append-only (delta.appendOnly), so a refresh cannot replace its files"}
 	}
+	metadata := base.Metadata
 	if c.metadata != nil {
-		if _, err := ParseSchema(c.metadata.SchemaString); err != nil {
-			return invalid("%v", err)
+		metadata = *c.metadata
+		if err := validMetadata(&metadata); err != nil {
+			return err
 		}
-		if base.Version >= 0 && c.metadata.ID != base.Metadata.ID {
+		if base.Version >= 0 && metadata.ID != base.Metadata.ID {
 			return invalid("the metaData action has another table id")
+		}
+	}
+	return validPartitions(metadata.PartitionColumns, actions)
+}
+
+// validMetadata checks the schema, and that the files of a table have columns beside its partition columns.
+func validMetadata(m *Metadata) error {
+	fields, err := ParseSchema(m.SchemaString)
+	if err != nil {
+		return invalid("%v", err)
+	}
+	for i, name := range m.PartitionColumns {
+		at := slices.IndexFunc(fields, func(f Field) bool { return f.Name == name })
+		switch {
+		case at < 0:
+			return invalid("the partition column %q is not in the schema", name)
+		case strings.HasPrefix(fields[at].Type, "{"):
+			return invalid("the partition column %q has a nested type", name)
+		case slices.Contains(m.PartitionColumns[:i], name):
+			return invalid("the partition column %q is there twice", name)
+		}
+	}
+	if n := len(m.PartitionColumns); n > 0 && n == len(fields) {
+		return invalid("every column is a partition column: the files would have none")
+	}
+	return nil
+}
+
+// validPartitions: an added file says a value for each partition column, and for no other (PROTOCOL.md, "Add File and Remove File").
+func validPartitions(columns []string, actions []Action) error {
+	for _, a := range actions {
+		if a.Add == nil {
+			continue
+		}
+		for _, name := range columns {
+			if _, ok := a.Add.PartitionValues[name]; !ok {
+				return invalid("the file %q has no value of the partition column %q", a.Add.Path, name)
+			}
+		}
+		if len(a.Add.PartitionValues) != len(columns) {
+			return invalid("the file %q has %d partition values, the table has %d partition columns", a.Add.Path, len(a.Add.PartitionValues), len(columns))
 		}
 	}
 	return nil
@@ -217,7 +215,6 @@ type collected struct {
 	added, removed map[string]bool
 	apps           map[string]bool
 	info           CommitInfo
-	dataChange     bool
 }
 
 func collect(actions []Action) (*collected, error) {
@@ -260,7 +257,6 @@ func (c *collected) file(a Action) error {
 	set, path, size := c.added, "", int64(0)
 	if a.Add != nil {
 		path, size = a.Add.Path, a.Add.Size
-		c.dataChange = c.dataChange || a.Add.DataChange
 		if a.Add.Stats != "" {
 			if _, err := ParseStats(a.Add.Stats); err != nil {
 				return invalid("the statistics of %q: %v", path, err)
@@ -268,7 +264,6 @@ func (c *collected) file(a Action) error {
 		}
 	} else {
 		set, path, size = c.removed, a.Remove.Path, a.Remove.Size
-		c.dataChange = c.dataChange || a.Remove.DataChange
 	}
 	name, err := pathKey(path)
 	if err != nil {
@@ -282,43 +277,6 @@ func (c *collected) file(a Action) error {
 	}
 	set[name] = true
 	return nil
-}
-
-// conflict says why ours cannot follow theirs, or "".
-func conflict(actions []Action, theirs Entry) string {
-	ours, err := collect(actions)
-	if err != nil {
-		return err.Error()
-	}
-	added, removed, other := 0, 0, ""
-	for _, a := range theirs.Actions {
-		switch {
-		case a.Protocol != nil:
-			return "it changes the table's protocol"
-		case a.Metadata != nil:
-			return "it changes the table's schema or metadata"
-		case a.Txn != nil && ours.apps[a.Txn.AppID]:
-			return fmt.Sprintf("it is by the same application (%s)", a.Txn.AppID)
-		case a.Remove != nil:
-			removed++
-			if ours.removed[identity(a.Remove.Path)] {
-				other = "it removes files that this commit removes too"
-			}
-		case a.Add != nil:
-			added++
-			if ours.added[identity(a.Add.Path)] {
-				other = "it adds a file of the same name"
-			}
-		}
-	}
-	blind := ours.info["isBlindAppend"] == true && len(ours.removed) == 0 && ours.metadata == nil && ours.protocol == nil
-	switch {
-	case other != "":
-		return other
-	case !blind && added+removed > 0:
-		return fmt.Sprintf("it adds %d and removes %d files that this commit did not know of", added, removed)
-	}
-	return ""
 }
 
 // Equal compares metadata as far as readers can tell: everything but the time of creation.

@@ -197,7 +197,7 @@ func (l *Log) SnapshotAt(ctx context.Context, version int64) (*Snapshot, error) 
 }
 
 func (l *Log) replay(ctx context.Context, last int64) (*Snapshot, error) {
-	s := &state{live: map[string]Add{}, gone: map[string]Remove{}, txns: map[string]Txn{}}
+	s := newState()
 	entries, err := l.entries(ctx, 0, last)
 	if err != nil {
 		return nil, err
@@ -212,11 +212,7 @@ func (l *Log) replay(ctx context.Context, last int64) (*Snapshot, error) {
 		return nil, err
 	}
 	for i := len(entries) - 1; i >= 0 && len(out.Recent) < recentEntries; i-- {
-		e := Entry{Version: entries[i].Version, Timestamp: entries[i].Timestamp}
-		if info := entries[i].CommitInfo(); info != nil {
-			e.Actions = []Action{{CommitInfo: info}}
-		}
-		out.Recent = append(out.Recent, e)
+		out.Recent = append(out.Recent, brief(entries[i]))
 	}
 	return out, nil
 }
@@ -229,6 +225,10 @@ type state struct {
 	gone     map[string]Remove
 	txns     map[string]Txn
 	when     time.Time
+}
+
+func newState() *state {
+	return &state{live: map[string]Add{}, gone: map[string]Remove{}, txns: map[string]Txn{}}
 }
 
 func (s *state) apply(e Entry) error {
