@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 echo "== stations (go test -bench)"
-go test -run '^$' -bench . -benchtime "${BENCHTIME:-2s}" ./odata ./odata/scope ./export/parquet
+go test -run '^$' -bench . -benchtime "${BENCHTIME:-2s}" ./odata ./odata/scope ./export/parquet ./jobs/ledger ./jobs/schedule
 echo
 echo "== whole runs"
 go run ./.ci/bench "$@"

@@ -82,6 +82,9 @@ type Instance struct {
 	CAFile            string   `yaml:"ca_file" jsonschema_description:"PEM file of the certificate authority, instead of the system's."`
 	Encoding          string   `yaml:"encoding" jsonschema:"enum=auto,enum=identity,enum=gzip,default=auto" jsonschema_description:"How answers are compressed on the way: auto finds out which is faster."`
 	Timeouts          Timeouts `yaml:"timeouts" jsonschema_description:"How long to wait for each phase of a request."`
+	Runs              int      `yaml:"runs" jsonschema:"minimum=1,maximum=64,default=2" jsonschema_description:"Runs of the clock at once; they share the limits above."`
+
+	WorkingHours *WorkingHours `yaml:"working_hours" jsonschema_description:"When people work on this instance, and what the clock leaves alone then."`
 }
 
 // Timeouts are per phase of a request.
@@ -138,6 +141,7 @@ type Job struct {
 	Refresh     *Refresh  `yaml:"refresh" jsonschema_description:"How the dataset is kept fresh. Without it, every run reads the whole table."`
 	Schema      string    `yaml:"schema" jsonschema:"enum=evolve,enum=freeze,enum=quarantine,default=evolve" jsonschema_description:"When the table's columns change. evolve: new columns are taken over, other changes are refused until accepted. freeze: every change is refused. quarantine: rows that do not fit go to a table beside the dataset, with the reason."`
 	Schedule    *Schedule `yaml:"schedule" jsonschema_description:"When the job runs."`
+	After       []string  `yaml:"after" jsonschema_description:"Jobs that come first. Without a schedule, the job runs when all of them have succeeded anew; with one, its tick waits for those that are under way, and is skipped if one of them has failed."`
 }
 
 // Paging is how a table is paged.
@@ -150,8 +154,11 @@ type Paging struct {
 type Schedule struct {
 	Cron    string `yaml:"cron" jsonschema:"required" jsonschema_description:"Five fields: minute hour day-of-month month day-of-week, e.g. 15 5 * * 1-5."`
 	Zone    string `yaml:"zone" jsonschema:"required" jsonschema_description:"IANA time zone of the cron text, e.g. Europe/Sofia."`
-	Late    string `yaml:"late" jsonschema:"enum=once,enum=all,enum=skip,default=once" jsonschema_description:"What to do with ticks that were missed."`
-	Overlap string `yaml:"overlap" jsonschema:"enum=skip,enum=queue,enum=cancel,default=skip" jsonschema_description:"What to do with a tick while the job still runs."`
+	Late    string `yaml:"late" jsonschema:"enum=once,enum=all,enum=skip,default=once" jsonschema_description:"What to do with ticks that were missed: the newest runs for all, all run in their order (the newest 100 at most), or none runs."`
+	Overlap string `yaml:"overlap" jsonschema:"enum=skip,enum=queue,enum=cancel,default=skip" jsonschema_description:"What to do with a tick while the job still runs: skip it, run it afterwards, or cancel the run and start anew."`
+
+	LateWithin Duration `yaml:"late_within" jsonschema:"default=24h" jsonschema_description:"Missed ticks older than this are skipped, whatever late says."`
+	Jitter     Duration `yaml:"jitter" jsonschema_description:"Start up to this much after the tick, always the same for one tick, so that jobs of one minute spread."`
 }
 
 // Duration is a time.Duration written as text: 90s, 5m, 1h30m.

@@ -46,6 +46,12 @@ var checks = configs.Checks{
 		year, err := strconv.Atoi(text[:min(4, len(text))])
 		return year * 366, year*366 + 366, err
 	},
+	Hours: func(_ []string, from, _, _ string) error {
+		if len(from) != 5 {
+			return errors.New("not a time of day")
+		}
+		return nil
+	},
 }
 
 func TestExampleLoads(t *testing.T) {

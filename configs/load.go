@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Checks are the judgements that this package cannot make by itself. A nil check accepts everything. An
@@ -15,6 +16,7 @@ import (
 type Checks struct {
 	Filter func(text string) error       // syntax of a filter or of a scope's where
 	Cron   func(cron, zone string) error // a schedule
+	Hours  func(days []string, from, to, zone string) error
 
 	// Days reads a date or period as the days from first to before next, counted from any day.
 	Days func(text string) (first, next int, err error)
@@ -144,6 +146,10 @@ func (c *Config) applyDefaults() {
 		setDefault(&i.Concurrency, 2)
 		setDefault(&i.RequestsPerMinute, 600)
 		setDefault(&i.Encoding, "auto")
+		setDefault(&i.Runs, 2)
+		if i.WorkingHours != nil {
+			setDefault(&i.WorkingHours.Allow, "live")
+		}
 		c.Instances[name] = i
 	}
 	for name, j := range c.Jobs {
@@ -153,6 +159,7 @@ func (c *Config) applyDefaults() {
 		if j.Schedule != nil {
 			setDefault(&j.Schedule.Late, "once")
 			setDefault(&j.Schedule.Overlap, "skip")
+			setDefault(&j.Schedule.LateWithin, Duration(24*time.Hour))
 		}
 		c.Jobs[name] = j
 	}

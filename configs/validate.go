@@ -41,6 +41,7 @@ func (v *validator) validate() {
 	}
 	v.sets()
 	v.destinations()
+	v.order()
 }
 
 // oneOf reports a choice that was not made, or made more than once.
@@ -120,6 +121,9 @@ func (v *validator) instance(key string, i Instance) {
 	}
 	if i.Token != "" && !looksSecret(i.Token) && (!tokenName.MatchString(i.Token) || len(i.Token) > 128) {
 		v.at(key+".token", "not a token's name", "write a name such as bi/acme-reader: lower-case letters, digits, - _ . and /")
+	}
+	if h := i.WorkingHours; h != nil {
+		v.workingHours(key+".working_hours", h)
 	}
 }
 
@@ -216,6 +220,9 @@ func (v *validator) schedule(key string, s *Schedule) {
 	if _, err := time.LoadLocation(s.Zone); err != nil || strings.EqualFold(s.Zone, "local") {
 		v.at(key+".zone", "not an IANA time zone", "write it like Europe/Sofia or UTC")
 		return
+	}
+	if s.Jitter > Duration(24*time.Hour) {
+		v.at(key+".jitter", "a day or more", "write less, such as 10m")
 	}
 	if s.Cron != "" && v.checks.Cron != nil {
 		v.text(key+".cron", s.Cron, func(text string) error { return v.checks.Cron(text, s.Zone) })

@@ -82,6 +82,10 @@ var configChecks = configs.Checks{
 		a, b, err := window.ParseDays(text)
 		return int(a), int(b), err
 	},
+	Hours: func(days []string, from, to, zone string) error {
+		_, err := schedule.ParseHours(days, from, to, zone)
+		return err
+	},
 }
 
 // placedProblem tells the configuration where in a filter's text a problem stands.

@@ -13,6 +13,7 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"math"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -137,18 +138,23 @@ func (l *Ledger) Start(ctx context.Context, r Run) error {
 	return nil
 }
 
-// Finish records how a run ended. It changes a run only while it is Running.
+// Finish records how a run ended, and with it its last step. It changes a run only while it is Running.
 func (l *Ledger) Finish(ctx context.Context, r Run) error {
-	res, err := l.db.ExecContext(ctx, `UPDATE runs SET state=?, class=?, error=?, row_count=?, bytes=?, files=?, version=?, requests=?, attempts=?, fingerprint=?, evidence=?, ended=?
-		WHERE id=? AND state=?`,
-		r.State, r.Class, r.Error, r.Rows, r.Bytes, r.Files, r.Version, r.Requests, r.Attempts, r.Fingerprint, r.Evidence, r.Ended.UnixMicro(), r.ID, Running)
-	if err != nil {
-		return l.fail("finish run", err)
-	}
-	if n, err := res.RowsAffected(); err == nil && n == 0 {
-		return fmt.Errorf("%w: %s", ErrNotFound, r.ID)
-	}
-	return nil
+	return l.transact(ctx, "finish run", func(tx *sql.Tx) error {
+		res, err := tx.ExecContext(ctx, `UPDATE runs SET state=?, class=?, error=?, row_count=?, bytes=?, files=?, version=?, requests=?, attempts=?, fingerprint=?, evidence=?, ended=?
+			WHERE id=? AND state=?`,
+			r.State, r.Class, r.Error, r.Rows, r.Bytes, r.Files, r.Version, r.Requests, r.Attempts, r.Fingerprint, r.Evidence, r.Ended.UnixMicro(), r.ID, Running)
+		if err != nil {
+			return err
+		}
+		if n, err := res.RowsAffected(); err == nil && n == 0 {
+			return fmt.Errorf("%w: %s", ErrNotFound, r.ID)
+		}
+		if r.State == Interrupted {
+			return nil // nobody saw when the step ended
+		}
+		return endStep(ctx, tx, r.ID, r.Ended, r.Rows)
+	})
 }
 
 // Interrupt marks the runs as interrupted whose process is not alive any more, and returns them.
@@ -174,21 +180,42 @@ func (l *Ledger) Interrupt(ctx context.Context, alive func(process string) bool)
 
 // Query selects runs, newest first. Zero values select all.
 type Query struct {
-	Job   string
-	State State
-	ID    string
-	Limit int // 0 = all
+	Job    string
+	State  State
+	ID     string
+	Before *Run // only runs that began before this one: the last of the page before (Started and ID suffice)
+	Limit  int  // 0 = all
 }
+
+const runColumns = `SELECT id, job, table_name, dataset, state, class, error, row_count, bytes, files, version, requests, attempts, fingerprint, evidence, process, started, ended FROM runs `
 
 // List returns runs.
 func (l *Ledger) List(ctx context.Context, q Query) ([]Run, error) {
-	limit := q.Limit
+	limit, started, id := q.Limit, int64(math.MaxInt64), ""
 	if limit == 0 {
 		limit = -1
 	}
-	rows, err := l.db.QueryContext(ctx, `SELECT id, job, table_name, dataset, state, class, error, row_count, bytes, files, version, requests, attempts, fingerprint, evidence, process, started, ended
-		FROM runs WHERE (?='' OR job=?) AND (?='' OR state=?) AND (?='' OR id=?) ORDER BY started DESC, id DESC LIMIT ?`,
-		q.Job, q.Job, q.State, q.State, q.ID, q.ID, limit)
+	if q.Before != nil {
+		started, id = q.Before.Started.UnixMicro(), q.Before.ID
+	}
+	// One text per question, so that each is answered from its index: with 100,000 runs a scan takes too long for a page.
+	const rest = `(started, id) < (?, ?) ORDER BY started DESC, id DESC LIMIT ?`
+	switch {
+	case q.ID != "":
+		return l.runs(ctx, runColumns+`WHERE id=? AND (?='' OR job=?) AND (?='' OR state=?)`, q.ID, q.Job, q.Job, q.State, q.State)
+	case q.State == Running: // few, by their own index
+		return l.runs(ctx, runColumns+`WHERE state='running' AND (?='' OR job=?) AND `+rest, q.Job, q.Job, started, id, limit)
+	case q.Job != "":
+		return l.runs(ctx, runColumns+`WHERE job=? AND (?='' OR state=?) AND `+rest, q.Job, q.State, q.State, started, id, limit)
+	case q.State != "":
+		return l.runs(ctx, runColumns+`WHERE state=? AND `+rest, q.State, started, id, limit)
+	}
+	return l.runs(ctx, runColumns+`WHERE `+rest, started, id, limit)
+}
+
+// runs asks for runs; the text begins with runColumns.
+func (l *Ledger) runs(ctx context.Context, text string, args ...any) ([]Run, error) {
+	rows, err := l.db.QueryContext(ctx, text, args...)
 	if err != nil {
 		return nil, l.fail("list runs", err)
 	}
@@ -201,10 +228,7 @@ func (l *Ledger) List(ctx context.Context, q Query) ([]Run, error) {
 			&r.Requests, &r.Attempts, &r.Fingerprint, &r.Evidence, &r.Process, &started, &ended); err != nil {
 			return nil, l.fail("list runs", err)
 		}
-		r.Started = time.UnixMicro(started).UTC()
-		if ended != 0 {
-			r.Ended = time.UnixMicro(ended).UTC()
-		}
+		r.Started, r.Ended = time.UnixMicro(started).UTC(), instant(ended)
 		runs = append(runs, r)
 	}
 	if err := rows.Err(); err != nil {

@@ -99,7 +99,9 @@ func (s *Schedule) Zone() *time.Location { return s.zone }
 // Next is the first instant after t at which the job is due.
 func (s *Schedule) Next(t time.Time) time.Time {
 	wall := dress(t.In(s.zone))
-	if s.everyHour && nearFold(t, s.zone) {
+	// Only near a fold can a later wall time be due before an earlier one.
+	folded := s.everyHour && nearFold(t, s.zone)
+	if folded {
 		wall = wall.Add(-8 * time.Hour)
 	}
 	var best time.Time
@@ -118,7 +120,7 @@ func (s *Schedule) Next(t time.Time) time.Time {
 		if !best.IsZero() && wall.Sub(dress(best.In(s.zone))) > 3*time.Hour {
 			return best
 		}
-		if !best.IsZero() && !s.everyHour {
+		if !best.IsZero() && !folded {
 			return best
 		}
 	}

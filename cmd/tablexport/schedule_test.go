@@ -1,0 +1,31 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/tablexport/tablexport/odata/simulator"
+)
+
+func TestSchedule(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, simulator.Options{}, `  sofia: {instance: sim, table: Gen_Products, scope: all, store: lake, path: sofia, schedule: {cron: "30 3 * * *", zone: Europe/Sofia}}`)
+	got := objects(t, w.must(exitOK, "schedule", "next", "sofia", "--count", "20", "--json").out)
+	if len(got) != 20 || got[0]["zone"] != "Europe/Sofia" || !strings.Contains(got[0]["at"].(string), "T03:30:00+0") {
+		t.Errorf("%v", got)
+	}
+	contains(t, w.must(exitOK, "schedule", "next").out, "lines", "sofia", "Europe/Sofia", " 03:30 +0")
+	contains(t, w.must(exitUsage, "schedule", "next", "orders").err, "has no schedule")
+	contains(t, w.must(exitUsage, "schedule", "next", "nope").err, "no job")
+	contains(t, w.must(exitUsage, "schedule", "next", "--count", "0").err, "1 to 1000")
+	contains(t, w.must(exitOK, "schedule", "ticks").out, "no ticks yet")
+	w.must(exitUsage, "schedule", "ticks", "nope")
+
+	contains(t, w.must(exitOK, "schedule", "pause", "lines", "--why", "stocktaking").out, "lines is paused")
+	contains(t, w.must(exitOK, "schedule", "resume", "lines").out, "lines is resumed")
+	w.must(exitUsage, "schedule", "pause", "nope")
+	log := w.must(exitOK, "audit", "tail", "--json").out
+	if entries := objects(t, log); len(entries) != 2 || entries[0]["action"] != "pause" || entries[1]["action"] != "resume" || entries[0]["actor"] == "" {
+		t.Errorf("%s", log)
+	}
+}
