@@ -196,10 +196,13 @@ var rules = []rule{
 	{Config, as[*export.OtherJob]},
 	{Config, as[*TooManyOwners]},
 	{Config, is(delta.ErrNoVersion, ledger.ErrNotFound, ledger.ErrAccess, export.ErrNotKey)}, // a version or run that was asked for by its number
+	{Config, is(ErrNoJob)},
 	{Config, code(store.Invalid, store.Refused)},
 
 	{Conflict, as[*delta.Conflict]},
 	{Conflict, code(store.AlreadyExists)},
+	{Conflict, as[*ledger.HeldError]},
+	{Conflict, is(ledger.ErrFenced, ErrUnderWay)},
 
 	{Data, as[*odata.DataError]},
 	{Data, as[*edm.CSDLError]},

@@ -16,6 +16,8 @@
 //	        ─► interrupted   the process died; found at the next start; the same, or, when it died behind the
 //	                         commit, the new version: the dataset's log is the truth, the ledger is history
 //
+// A [Scheduler] starts runs when they are due, and accounts for every tick: see there.
+//
 // The data flow is one range loop over record batches: back-pressure is the loop, cancellation is the context, and
 // memory is one page of batches plus one row group.
 package jobs

@@ -70,34 +70,49 @@ func (l *Ledger) Clocks(ctx context.Context) (map[string]Clock, error) {
 	return clocks, nil
 }
 
-// Advance accounts for a job's ticks up to clock.Upto: it adds their lines and moves the clock, both or neither, if lock is still
-// held (else ErrFenced). It returns how many of the ticks were new: one that has a line already keeps it, so that no tick is
-// run twice, whatever the clock on the wall does.
-func (l *Ledger) Advance(ctx context.Context, lock Lock, clock Clock, ticks []Tick) (fresh []Tick, err error) {
+// Move is a step of one job's clock: the lines of the ticks up to Clock.Upto.
+type Move struct {
+	Clock Clock // Job, Upto and Spec
+	Ticks []Tick
+}
+
+// Advance accounts for jobs' ticks: it adds their lines and moves the clocks, all or nothing, if lock is still held (else
+// ErrFenced). It returns the ticks that were new: one that has a line already keeps it, so that no tick is run twice, whatever
+// the clock on the wall does.
+func (l *Ledger) Advance(ctx context.Context, lock Lock, moves ...Move) (fresh []Tick, err error) {
 	err = l.fenced(ctx, lock, "advance the clock", func(tx *sql.Tx) error {
-		for _, t := range ticks {
-			res, err := tx.ExecContext(ctx, `INSERT INTO ticks (job, at, until, count, outcome, reason, run, process, decided) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
-				ON CONFLICT (job, at) DO NOTHING`,
-				t.Job, t.At.UnixMicro(), t.Until.UnixMicro(), t.Count, t.Outcome, t.Reason, t.Run, t.Process, t.Decided.UnixMicro())
-			if err != nil {
-				return err
+		for _, m := range moves {
+			for _, t := range m.Ticks {
+				added, err := addTick(ctx, tx, t)
+				if err != nil {
+					return err
+				}
+				if added {
+					fresh = append(fresh, t)
+				}
 			}
-			n, err := res.RowsAffected()
-			if err != nil {
+			if _, err := tx.ExecContext(ctx, `INSERT INTO clocks (job, upto, spec) VALUES (?, ?, ?) ON CONFLICT (job) DO UPDATE SET upto=excluded.upto, spec=excluded.spec`,
+				m.Clock.Job, m.Clock.Upto.UnixMicro(), m.Clock.Spec); err != nil {
 				return err
-			}
-			if n > 0 {
-				fresh = append(fresh, t)
 			}
 		}
-		_, err := tx.ExecContext(ctx, `INSERT INTO clocks (job, upto, spec) VALUES (?, ?, ?) ON CONFLICT (job) DO UPDATE SET upto=excluded.upto, spec=excluded.spec`,
-			clock.Job, clock.Upto.UnixMicro(), clock.Spec)
-		return err
+		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
 	return fresh, nil
+}
+
+func addTick(ctx context.Context, tx *sql.Tx, t Tick) (bool, error) {
+	res, err := tx.ExecContext(ctx, `INSERT INTO ticks (job, at, until, count, outcome, reason, run, process, decided) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (job, at) DO NOTHING`,
+		t.Job, t.At.UnixMicro(), t.Until.UnixMicro(), t.Count, t.Outcome, t.Reason, t.Run, t.Process, t.Decided.UnixMicro())
+	if err != nil {
+		return false, err
+	}
+	n, err := res.RowsAffected()
+	return n > 0, err
 }
 
 // Settle records where a tick is now. A tick that is over stays what it is. It fails with ErrFenced if lock is not held any more.

@@ -39,11 +39,11 @@ func TestTicks(t *testing.T) {
 	clock := ledger.Clock{Job: "j", Upto: at, Spec: "UTC 15 5 * * *"}
 	missed := tick("j", at.Add(-48*time.Hour), ledger.Skipped)
 	missed.Until, missed.Count, missed.Reason = at.Add(-24*time.Hour), 2, "too late"
-	fresh, err := l.Advance(ctx, lock, clock, []ledger.Tick{missed, tick("j", at, ledger.Waiting)})
+	fresh, err := l.Advance(ctx, lock, ledger.Move{Clock: clock, Ticks: []ledger.Tick{missed, tick("j", at, ledger.Waiting)}})
 	if err != nil || len(fresh) != 2 {
 		t.Fatal(fresh, err)
 	}
-	if fresh, err = l.Advance(ctx, lock, clock, []ledger.Tick{tick("j", at, ledger.Waiting)}); err != nil || len(fresh) != 0 {
+	if fresh, err = l.Advance(ctx, lock, ledger.Move{Clock: clock, Ticks: []ledger.Tick{tick("j", at, ledger.Waiting)}}); err != nil || len(fresh) != 0 {
 		t.Errorf("the same tick again: %v %v", fresh, err)
 	}
 	clocks, err := l.Clocks(ctx)
@@ -88,7 +88,7 @@ func TestFence(t *testing.T) {
 		t.Errorf("fences %d, %d", first.Fence, second.Fence)
 	}
 	at := time.Date(2026, 11, 25, 5, 15, 0, 0, time.UTC)
-	if _, err := l.Advance(ctx, first, ledger.Clock{Job: "j", Upto: at}, []ledger.Tick{tick("j", at, ledger.Waiting)}); !errors.Is(err, ledger.ErrFenced) {
+	if _, err := l.Advance(ctx, first, ledger.Move{Clock: ledger.Clock{Job: "j", Upto: at}, Ticks: []ledger.Tick{tick("j", at, ledger.Waiting)}}); !errors.Is(err, ledger.ErrFenced) {
 		t.Errorf("%v", err)
 	}
 	if err := l.Renew(ctx, first, time.Minute); !errors.Is(err, ledger.ErrFenced) {
@@ -235,7 +235,7 @@ func TestKillTicks(t *testing.T) {
 		must(t, err)
 		for i := 0; ; i++ {
 			at := begin.Add(time.Duration(i) * time.Minute)
-			_, err := l.Advance(t.Context(), lock, ledger.Clock{Job: "j", Upto: at}, []ledger.Tick{tick("j", at, ledger.Waiting)})
+			_, err := l.Advance(t.Context(), lock, ledger.Move{Clock: ledger.Clock{Job: "j", Upto: at}, Ticks: []ledger.Tick{tick("j", at, ledger.Waiting)}})
 			must(t, err)
 			fmt.Println("wrote", i)
 		}
