@@ -27,27 +27,34 @@ func TestPlans(t *testing.T) {
 		`UPDATE steps SET ended=?, rows=? WHERE run=? AND ended=0`:           "PRIMARY KEY",
 		runColumns + `WHERE state='running' AND (?='' OR job=?) AND ` + rest: "runs_by_state",
 	} {
-		rows, err := l.db.QueryContext(t.Context(), "EXPLAIN QUERY PLAN "+text, make([]any, strings.Count(text, "?"))...)
-		if err != nil {
-			t.Fatalf("%s: %v", text, err)
-		}
-		var plan []string
-		for rows.Next() {
-			var id, parent, x int
-			var detail string
-			if err := rows.Scan(&id, &parent, &x, &detail); err != nil {
-				t.Fatal(err)
-			}
-			plan = append(plan, detail)
-		}
-		if err := rows.Err(); err != nil {
-			t.Fatal(err)
-		}
-		rows.Close()
+		plan := explain(t, l, text)
 		if all := strings.Join(plan, "; "); !strings.Contains(all, uses) || strings.Contains(all, "TEMP B-TREE FOR ORDER BY") && uses != "runs_by_state" && uses != "runs_by_job" {
 			t.Errorf("%s\n  %s", text, all)
 		}
 	}
+}
+
+// explain is SQLite's plan for a query.
+func explain(t *testing.T, l *Ledger, text string) []string {
+	t.Helper()
+	rows, err := l.db.QueryContext(t.Context(), "EXPLAIN QUERY PLAN "+text, make([]any, strings.Count(text, "?"))...)
+	if err != nil {
+		t.Fatalf("%s: %v", text, err)
+	}
+	defer rows.Close()
+	var plan []string
+	for rows.Next() {
+		var id, parent, x int
+		var detail string
+		if err := rows.Scan(&id, &parent, &x, &detail); err != nil {
+			t.Fatal(err)
+		}
+		plan = append(plan, detail)
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return plan
 }
 
 // fill writes runs of jobs into a fresh ledger, in one transaction.
