@@ -40,13 +40,13 @@ type bench struct {
 }
 
 func newBench(t *testing.T) *bench {
-	b := &bench{t: t, path: filepath.Join(memory(t), "ledger.db"), takes: map[string]time.Duration{}, fails: map[string][]error{}, now: map[string]int{}, most: map[string]int{}, started: map[string]int{}}
+	b := &bench{t: t, path: filepath.Join(volatileDir(t), "ledger.db"), takes: map[string]time.Duration{}, fails: map[string][]error{}, now: map[string]int{}, most: map[string]int{}, started: map[string]int{}}
 	b.reopen()
 	return b
 }
 
-// memory is a directory in memory where there is one: what a disk does at a power cut is not tested here, and its syncs take long.
-func memory(t *testing.T) string {
+// volatileDir is a directory in memory where there is one: what a disk does at a power cut is not tested here, and its syncs take long.
+func volatileDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "tablexport")
 	if err != nil {
