@@ -21,6 +21,7 @@ import (
 //	decode_window.go    the window over the reader
 //	decode.go           the decoder, its limits, records
 //	decode_envelope.go  what surrounds the rows
+//	decode_quick.go     rows that look like the one before
 //	decode_row.go       rows: keys, their predicted order, missing and unexpected properties
 //	decode_lex.go       strings, literals, values that are skipped or kept as JSON
 //	decode_value.go     one operation per Edm type: JSON value → column
@@ -60,6 +61,9 @@ type decoder struct {
 	cols   []column         // in the order of the records
 	index  map[string]int32 // by name
 	next   []int32          // next[i] is the column whose key is expected after column i; next[len(cols)] the first
+	steps  []step           // by column
+	plan   []step           // in the order of the last row that object read
+	came   []int32          // the columns of the row that is being read, in their order
 	batch  int
 	limits decodeLimits
 	mem    memory.Allocator
@@ -78,6 +82,9 @@ type decoder struct {
 	text    []byte // the last string that had escapes
 	kept    []byte // the last value that was kept as JSON
 	quoted  []byte // the last number that came as a string, and a zero byte
+	misses  int    // rows in a row that the quick way could not read
+	rest    int    // rows for which it is not tried
+	longest int    // bytes of the longest row that it has read
 }
 
 // answer is what surrounds the rows of one answer.
@@ -121,11 +128,14 @@ func newDecoder(table *edm.Table, columns []string, batch int, mem memory.Alloca
 		d.index[c.Name] = int32(i)
 		d.next[i] = int32((i + 1) % len(selected)) // the last one's is never asked: a row has each key once
 	}
+	for i := range d.cols {
+		d.steps = append(d.steps, newStep(&d.cols[i]))
+	}
 	return d, nil
 }
 
 // decode reads one answer and calls emit with every record (released after emit returns; Retain to keep). The
-// memory of a record is never used again for another. base is the number of rows that the scan has read
+// memory of a record is not used for another until it is released. base is the number of rows that the scan has read
 // before; rows in errors are numbered from base+1.
 //
 // The errors: ErrTruncated (the body ends too early) and *MalformedError, after which the page may be asked

@@ -2,6 +2,7 @@ package odata
 
 import (
 	"encoding/json"
+	"math"
 
 	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/apache/arrow/go/v17/arrow/array"
@@ -14,8 +15,8 @@ import (
 
 // column is one property of the rows, compiled, with the memory of the record that is being filled.
 //
-// A record takes its buffers with it, and new ones are made for the next: whoever keeps a record (a Parquet
-// writer does until its row group is closed) must never see it change.
+// A record takes its buffers with it, and other ones are filled for the next: whoever keeps a record must never see it
+// change. Once it is released, the allocator may hand them out again.
 type column struct {
 	name      string
 	key       string // as it stands in JSON: "Name":
@@ -27,6 +28,8 @@ type column struct {
 	precision int32
 	scale     int32
 	limit     magnitude // 10^precision
+	bound     uint64    // the same, or the most that 64 bits hold
+	form      form      // what the quick way can read
 
 	seenIn uint64 // the rowID of the row it was last seen in
 
@@ -44,6 +47,8 @@ type column struct {
 	bits    []byte
 	offsets []int32 // offsets[n] is where row n begins in bytes
 	bytes   []byte
+
+	validBits []byte // of valid
 }
 
 func newColumn(c *edm.Column) column {
@@ -56,6 +61,7 @@ func newColumn(c *edm.Column) column {
 		key:      string(key) + ":",
 		nullable: c.Nullable,
 		op:       operationOf(c.Type.Kind),
+		form:     formOf(c.Type.Kind),
 		kind:     c.Type.Arrow(),
 		width:    arrow.Int32SizeBytes * 8,
 		typeName: c.Type.String(),
@@ -65,7 +71,10 @@ func newColumn(c *edm.Column) column {
 	}
 	if c.Type.Kind == edm.Decimal {
 		col.precision, col.scale = c.Type.Precision, c.Type.Scale
-		col.limit = powersOfTen[c.Type.Precision]
+		col.limit, col.bound = powersOfTen[c.Type.Precision], math.MaxUint64
+		if col.limit.hi == 0 {
+			col.bound = col.limit.lo
+		}
 	}
 	return col
 }
@@ -100,7 +109,7 @@ func (c *column) grow(mem memory.Allocator, n, rows int) {
 		}
 	}
 	if c.valid != nil {
-		growValid(c.valid, n, rows)
+		c.validBits = growValid(c.valid, n, rows)
 	}
 }
 
@@ -110,18 +119,19 @@ func resized(b *memory.Buffer, size int) []byte {
 }
 
 // growValid makes room in a bitmap; rows from n on are valid until set otherwise.
-func growValid(valid *memory.Buffer, n, rows int) {
+func growValid(valid *memory.Buffer, n, rows int) []byte {
 	bits := resized(valid, int(bitutil.BytesForBits(int64(rows))))
 	bitutil.SetBitsTo(bits, int64(n), int64(8*len(bits)-n), true)
+	return bits
 }
 
 // setNull makes row n null; there is room for the given number of rows.
 func (c *column) setNull(mem memory.Allocator, n, rows int) {
 	if c.valid == nil {
 		c.valid = memory.NewResizableBuffer(mem)
-		growValid(c.valid, 0, rows)
+		c.validBits = growValid(c.valid, 0, rows)
 	}
-	bitutil.ClearBit(c.valid.Bytes(), n)
+	c.validBits[n>>3] &^= 1 << (n & 7)
 	switch { // the value behind a null is defined, though nobody should look
 	case c.offsets != nil:
 		c.offsets[n+1] = c.offsets[n]
@@ -190,4 +200,5 @@ func (c *column) release() {
 	}
 	c.values, c.data, c.valid = nil, nil, nil
 	c.i16, c.i32, c.i64, c.f64, c.dec, c.bits, c.offsets, c.bytes = nil, nil, nil, nil, nil, nil, nil, nil
+	c.validBits = nil
 }

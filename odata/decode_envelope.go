@@ -180,6 +180,7 @@ func (d *decoder) array(emit func(arrow.Record) error) error {
 		if err := d.element(); err != nil {
 			return err
 		}
+		d.hurry()
 		if d.n == d.batch || d.w.offset(d.w.start)-d.mark >= d.limits.record {
 			if err := d.flush(emit); err != nil {
 				return err
@@ -191,6 +192,9 @@ func (d *decoder) array(emit func(arrow.Record) error) error {
 // element reads one row.
 func (d *decoder) element() error {
 	d.inRow = true
+	if d.rest > 0 {
+		d.rest--
+	}
 	if d.n == d.room {
 		d.grow()
 	}

@@ -63,17 +63,21 @@ func (d *decoder) wrongType(c *column, b []byte, pos int, problem string) int {
 func scan(b []byte, i int) (end int, high uint64) {
 	for ; ; i += 8 {
 		w := binary.LittleEndian.Uint64(b[i:])
-		quote := w ^ '"'*eachByte
-		slash := w ^ '\\'*eachByte
-		// The classic tests for a zero byte and for a byte below 0x20: exact for the lowest byte that
-		// meets one of them, which is the one that is asked for.
-		special := ((quote-eachByte)&^quote | (slash-eachByte)&^slash | (w-' '*eachByte)&^w) & highBits
-		if special != 0 {
+		if special := specialBytes(w); special != 0 {
 			n := bits.TrailingZeros64(special) &^ 7
 			return i + n/8, high | w&(1<<n-1)&highBits
 		}
 		high |= w & highBits
 	}
+}
+
+// specialBytes marks, by its high bit, the lowest byte of w that is a quote, a backslash or a control character; what it
+// marks above that means nothing.
+func specialBytes(w uint64) uint64 {
+	quote := w ^ '"'*eachByte
+	slash := w ^ '\\'*eachByte
+	// The classic tests for a zero byte and for a byte below 0x20.
+	return ((quote-eachByte)&^quote | (slash-eachByte)&^slash | (w-' '*eachByte)&^w) & highBits
 }
 
 // str reads a string; b[pos] is its opening quote. The text is valid until the next call or the next refill.

@@ -12,6 +12,7 @@ func (d *decoder) object(b []byte, pos int) int {
 		return d.wrongType(nil, b, pos, "a row is to be an object, found ")
 	}
 	d.rowID++
+	d.came = d.came[:0]
 	before, found := len(d.cols), 0
 	pos = skipSpace(b, pos+1)
 	if b[pos] == '}' {
@@ -37,6 +38,7 @@ func (d *decoder) object(b []byte, pos int) int {
 			}
 			before = i
 			found++
+			d.came = append(d.came, int32(i))
 		}
 		switch b[pos] {
 		case ',':
@@ -92,6 +94,7 @@ func (d *decoder) blame(c *column) {
 // complete checks, at the end of a row, that no column is missing: a property that is not there is not null.
 func (d *decoder) complete(pos, found int) int {
 	if found == len(d.cols) {
+		d.learn()
 		return pos
 	}
 	for i := range d.cols {

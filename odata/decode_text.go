@@ -11,11 +11,18 @@ import (
 
 // lowerHex8 checks that the eight bytes of w are hexadecimal digits, and returns them in lower case.
 func lowerHex8(w uint64) (lower uint64, ok bool) {
+	lower, digits := hexDigits(w)
+	return lower, digits == highBits
+}
+
+// hexDigits returns the bytes of w in lower case, and highBits if all of them are hexadecimal digits.
+func hexDigits(w uint64) (lower, digits uint64) {
 	lower = w | 0x20*eachByte // digits have that bit already, letters get it
-	// With no high bit set, adding 0x80-n to a byte sets its high bit exactly if it is n or more.
+	// With no high bit set, adding 0x80-n to a byte sets its high bit exactly if it is n or more. With one set, bytes
+	// above it may be misjudged, but that one is seen.
 	digit := (w + (0x80-'0')*eachByte) &^ (w + (0x80-'9'-1)*eachByte)
 	letter := (lower + (0x80-'a')*eachByte) &^ (lower + (0x80-'f'-1)*eachByte)
-	return lower, w&highBits == 0 && (digit|letter)&highBits == highBits
+	return lower, (digit | letter) &^ w & highBits
 }
 
 // lowerGUID writes the 36 characters of a GUID in lower case to to[:36]. It takes no other form than
@@ -56,7 +63,11 @@ func epochDays(s []byte) (days int64, ok bool) {
 	if len(s) != 10 || s[4] != '-' || s[7] != '-' {
 		return 0, false
 	}
-	century, year, month, day := two(s, 0), two(s, 2), two(s, 5), two(s, 8)
+	return dayNumber(two(s, 0), two(s, 2), two(s, 5), two(s, 8))
+}
+
+// dayNumber are the days from 1970-01-01 to a date. It refuses what is none, and numbers of more than two digits.
+func dayNumber(century, year, month, day int) (days int64, ok bool) {
 	if century > 99 || year > 99 || month < 1 || month > 12 || day < 1 || day > monthDays[month] {
 		return 0, false
 	}

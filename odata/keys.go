@@ -71,7 +71,8 @@ func (b boundKeys) append(dst []byte, row int) []byte {
 	return dst
 }
 
-// text is a row's key as people and filters read it. Parts of a key of several columns are joined by "|".
+// text is a row's key as people and filters read it. Parts of a key of several columns are joined by "|". It outlives the
+// record.
 func (b boundKeys) text(row int) string {
 	parts := make([]string, len(b.cols))
 	for i, col := range b.cols {
@@ -89,6 +90,9 @@ func (b boundKeys) text(row int) string {
 		default:
 			parts[i] = a.ValueStr(row)
 		}
+	}
+	if len(parts) == 1 { // then Join returns the part itself, which may be a view into the record's memory
+		return strings.Clone(parts[0])
 	}
 	return strings.Join(parts, "|")
 }
