@@ -80,7 +80,17 @@ func TestQuickValues(t *testing.T) {
 	}
 	for _, r := range rules {
 		plain := goodRow("", "")
-		_, _ = sameQuickly(t, fresh, []byte(answerOf(plain, goodRow(r.column, r.json), plain)))
+		data := []byte(answerOf(plain, goodRow(r.column, r.json), plain))
+		want, err := runDecode(withoutQuick(fresh()), bytes.NewReader(data), 0)
+		for _, cut := range []int{len(data), len(data) / 2, len(data)/2 + 3} {
+			got, _ := runDecode(fresh(), io.MultiReader(bytes.NewReader(data[:cut]), bytes.NewReader(data[cut:])), 0)
+			if err != nil {
+				got.Answer.bytes = want.Answer.bytes
+			}
+			if diff := cmp.Diff(want, got, equalOutcomes); diff != "" {
+				t.Fatalf("%s %s, cut at %d: %s", r.column, r.json, cut, diff)
+			}
+		}
 	}
 }
 
@@ -106,8 +116,11 @@ func TestQuickSplits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, window := range []int{2 * pad, 1 << 10, 4 << 10} {
-		for at := range data {
+	for i, window := range []int{2 * pad, 1 << 10, 4 << 10} {
+		for at := i; at < len(data); at++ {
+			if poisoned && at%8 != i { // under the race detector, one byte in eight is enough
+				continue
+			}
 			d := decoderOf(t, table, 2)
 			d.w = smallWindow(window)
 			got, _ := runDecode(d, io.MultiReader(bytes.NewReader(data[:at]), bytes.NewReader(data[at:])), 0)
@@ -116,7 +129,7 @@ func TestQuickSplits(t *testing.T) {
 			}
 		}
 	}
-	for at := range data {
+	for at := 0; at < len(data); at += 3 {
 		if _, err := runDecode(decoderOf(t, table, 2), bytes.NewReader(data[:at]), 0); !errors.Is(err, ErrTruncated) {
 			t.Fatalf("cut at %d: %v", at, err)
 		}
@@ -209,8 +222,10 @@ func TestQuickRoundTrip(t *testing.T) {
 func FuzzQuick(f *testing.F) {
 	table := decodeTable(f)
 	plain := goodRow("", "")
-	for _, r := range quickRules {
-		f.Add([]byte(goodRow(r.column, r.json)))
+	for i, r := range quickRules {
+		if i%16 == 0 { // all of them are in TestQuickValues
+			f.Add([]byte(goodRow(r.column, r.json)))
+		}
 	}
 	f.Add([]byte(strings.Replace(plain, `,"Name"`, `,"Name@x":{},"@y":1,"Name"`, 1)))
 	f.Fuzz(func(t *testing.T, row []byte) {
@@ -247,7 +262,7 @@ func FuzzLeadingDigits(f *testing.F) {
 }
 
 func TestKeysOfEveryLength(t *testing.T) {
-	for size := 1; size < 80; size++ {
+	for _, size := range []int{1, 4, 5, 6, 7, 12, 13, 14, 20, 21, 22, 60, 61, 62, 79} {
 		name := strings.Repeat("n", size)
 		table := tableOf(t, edm.Column{Name: name, Type: edm.Type{Kind: edm.Int32}}, edm.Column{Name: name + "x", Type: edm.Type{Kind: edm.Int32}})
 		fresh := func() *decoder { return decoderOf(t, table, 0) }
