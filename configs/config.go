@@ -27,6 +27,7 @@ type Config struct {
 	Scopes      map[string]Scope    `yaml:"scopes" jsonschema:"required" jsonschema_description:"Row-level scopes, by name: what a job may see."`
 	Jobs        map[string]Job      `yaml:"jobs" jsonschema_description:"The exports, by name."`
 	Sets        map[string][]string `yaml:"sets" jsonschema_description:"Jobs that are published together, by the name of the set: sales: [orders, order-lines]. Run one with: tablexport run --set sales."`
+	Audit       Audit               `yaml:"audit" jsonschema_description:"What becomes of the audit log: signed checkpoints, retention."`
 
 	// Path is the file that the configuration was read from; Dir its directory, which relative paths start at.
 	Path string `yaml:"-" json:"-"`

@@ -142,6 +142,9 @@ func (c *Config) applyDefaults() {
 	if f := c.Secrets.File; f != nil {
 		setDefault(&f.IdentityFile, f.Path+".identity")
 	}
+	if k := c.Audit.Checkpoints; k != nil {
+		setDefault(&k.Path, "audit-checkpoints")
+	}
 	for name, i := range c.Instances {
 		setDefault(&i.Concurrency, 2)
 		setDefault(&i.RequestsPerMinute, 600)

@@ -42,6 +42,7 @@ func (v *validator) validate() {
 	v.sets()
 	v.destinations()
 	v.order()
+	v.audit()
 }
 
 // oneOf reports a choice that was not made, or made more than once.

@@ -179,7 +179,8 @@ var rules = []rule{
 	{Conflict, is(secrets.ErrConflict)},
 	{Data, is(secrets.ErrCorrupt)},
 	{Later, is(secrets.ErrUnavailable, secrets.ErrUnknown)},
-	{Config, is(audit.ErrDamaged)}, // a person must look at the log first
+	{Config, is(audit.ErrDamaged, audit.ErrKey)}, // a person must look at the log, or at the key, first
+	{Data, is(audit.ErrForked)},
 	{Later, unauditedLoan},
 
 	{Credential, as[*odata.CredentialError]},

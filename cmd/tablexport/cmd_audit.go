@@ -16,8 +16,8 @@ import (
 
 func auditCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{
-		Use: "audit", Short: "Read and verify the audit log: every loan, refusal, activation and publication",
-		Example: "  tablexport audit tail -n 50\n  tablexport audit verify",
+		Use: "audit", Short: "Read, sign and verify the audit log: every loan, refusal, activation and publication",
+		Example: "  tablexport audit tail -n 50\n  tablexport audit verify\n  tablexport audit export october.parquet --from 2026-10-01 --to 2026-11-01",
 	}
 	var n int
 	var follow bool
@@ -31,17 +31,31 @@ func auditCommand(g *globals) *cobra.Command {
 	}
 	tail.Flags().IntVarP(&n, "lines", "n", 20, "how many `entries`")
 	tail.Flags().BoolVarP(&follow, "follow", "f", false, "go on with new entries as they come")
-	c.AddCommand(tail, &cobra.Command{
-		Use:   "verify",
-		Short: "Check the log's hash chain",
-		Long: `Check the log's hash chain: every entry carries the hash of the one before it, so a changed, removed or reordered
-line is found, with file and line. Note the last hash somewhere else, to find a tail that was cut off as well.
-With --state no configuration is needed.`,
-		Example: "  tablexport audit verify",
-		Args:    cobra.NoArgs,
-		RunE:    func(*cobra.Command, []string) error { return g.auditVerify() },
-	})
+	c.AddCommand(tail, auditVerifyCommand(g), auditCheckpointCommand(g), auditExpireCommand(g), auditExportCommand(g), auditKeygenCommand(g))
 	return c
+}
+
+func auditVerifyCommand(g *globals) *cobra.Command {
+	var dir string
+	var keys []string
+	verify := &cobra.Command{
+		Use:   "verify",
+		Short: "Check the log's hash chain, and hold it to its signed checkpoints",
+		Long: `Check the log's hash chain: every entry carries the hash of the one before it, so a changed, removed or reordered
+line is found, with file and line.
+
+A chain alone does not show that its tail was cut off, or that the log was rewritten with all hashes anew. Signed checkpoints,
+kept away from the log, do: those of audit.checkpoints in the configuration, or a copy of them in a directory. What was
+written after the newest checkpoint is vouched for by the log alone; the output says how much that is.
+With --state no configuration is needed.`,
+		Example: `  tablexport audit verify
+  tablexport audit verify --state ./copy-of-state --checkpoints ./copy-of-checkpoints --public-key ./audit.pub`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return g.auditVerify(c.Context(), dir, keys) },
+	}
+	verify.Flags().StringVar(&dir, "checkpoints", "", "`directory` with a copy of the checkpoints, in place of the configured ones")
+	verify.Flags().StringArrayVar(&keys, "public-key", nil, "`file` with the public key that must have signed them (repeat it for several)")
+	return verify
 }
 
 // auditDirectory is where the audit log is. With --state it is known without a configuration, which whoever looks into a log,
@@ -114,35 +128,68 @@ func (g *globals) printEntry(e audit.Entry) {
 	})
 }
 
-func (g *globals) auditVerify() error {
+func (g *globals) auditVerify(ctx context.Context, checkpoints string, keys []string) error {
 	dir, err := g.auditDirectory()
 	if err != nil {
 		return err
 	}
-	report, err := audit.Verify(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	held, attested, err := g.auditEvidence(ctx, checkpoints, keys) // before the log: what is signed must be in it
+	if err != nil {
 		return err
 	}
-	report.Problems = slices.Concat([]string{}, report.Problems) // [] in JSON, not null
-	if err := g.emit(report, func() {
-		for _, p := range report.Problems {
-			g.printf("%s\n", p)
-		}
-		if report.Files > 0 {
-			g.printf("%s entries in %d file(s), last #%d %s\n", count(report.Entries), report.Files, report.LastSeq, report.LastHash)
-		}
-	}); err != nil {
+	var result struct {
+		audit.Report
+		Attestation *audit.Attestation `json:"attestation,omitempty"`
+	}
+	if attested {
+		result.Attestation = &audit.Attestation{}
+		result.Report, *result.Attestation, err = audit.Attest(dir, held.envelopes, held.keys)
+	} else {
+		result.Report, err = audit.Verify(dir)
+	}
+	if errors.Is(err, fs.ErrNotExist) && len(held.envelopes) > 0 {
+		result.Problems = []string{fmt.Sprintf("there is no log in %s, and %d checkpoints say that there was one", dir, len(held.envelopes))}
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	result.Problems = slices.Concat([]string{}, result.Problems) // [] in JSON, not null
+	if err := g.emit(result, func() { g.printVerified(result.Report, result.Attestation) }); err != nil {
 		return err
 	}
 	switch {
-	case len(report.Problems) > 0:
-		return &brokenAuditError{len(report.Problems)}
-	case report.Entries == 0:
+	case len(result.Problems) > 0:
+		return &brokenAuditError{len(result.Problems)}
+	case result.Entries == 0:
 		g.printf("no entries yet in %s: there is nothing to verify\n", dir)
 	default:
 		g.printf("the chain is sound\n")
 	}
 	return nil
+}
+
+func (g *globals) printVerified(report audit.Report, a *audit.Attestation) {
+	for _, p := range report.Problems {
+		g.printf("%s\n", p)
+	}
+	if report.Files > 0 {
+		g.printf("%s entries in %d file(s), last #%d %s\n", count(report.Entries), report.Files, report.LastSeq, report.LastHash)
+	}
+	if report.FirstSeq > 1 {
+		g.printf("the log begins with #%d: retention removed what came before\n", report.FirstSeq)
+	}
+	if a == nil {
+		return
+	}
+	if a.Checkpoints == 0 {
+		g.printf("no checkpoint vouches for this log\n")
+	} else {
+		g.printf("%d checkpoint(s) vouch for it up to #%d, signed %s; %s entries behind that are vouched for by the log alone\n",
+			a.Checkpoints, a.Seq, a.Time.Format("2006-01-02 15:04:05Z"), count(a.Unsigned))
+	}
+	for _, o := range a.Others {
+		g.printf("beside it lie checkpoints of another log, %.16s, up to #%d of %s: another machine's, or one that was thrown away\n",
+			o.Log, o.Seq, o.Time.Format("2006-01-02 15:04:05Z"))
+	}
 }
 
 // brokenAuditError says that the audit log was changed or damaged.

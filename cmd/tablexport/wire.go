@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -115,6 +114,7 @@ func (a *app) close() {
 		_ = a.runs.Close()
 	}
 	if a.log != nil {
+		a.signOnClose()
 		_ = a.log.Close()
 	}
 }
@@ -139,13 +139,7 @@ func (g *globals) warnState(dir string) {
 	}
 	g.warned.Do(func() {
 		text := fmt.Sprintf("other accounts of this machine may use the state directory %s (mode %04o); close it with: chmod 700 %s", dir, info.Mode().Perm(), dir)
-		if g.json {
-			if line, err := json.Marshal(map[string]string{"warning": text}); err == nil {
-				fmt.Fprintln(g.err, string(line))
-			}
-			return
-		}
-		fmt.Fprintf(g.err, "tablexport: warning: %s\n", text)
+		g.warn(text)
 	})
 }
 
@@ -159,6 +153,9 @@ func (a *app) audit() (*audit.Log, error) {
 		log, err := audit.Open(a.auditDir())
 		if err != nil {
 			return nil, err
+		}
+		if err := a.recordConfig(context.Background(), log); err != nil {
+			return nil, errors.Join(err, log.Close())
 		}
 		a.log = log
 	}
@@ -277,25 +274,31 @@ func (a *app) bucket(ctx context.Context, name string) (store.Bucket, error) {
 	if b, ok := a.buckets[name]; ok {
 		return b, nil
 	}
-	s, ok := a.cfg.Stores[name]
-	if !ok {
-		return nil, usagef("there is no store %q in %s", name, a.config)
-	}
-	var b store.Bucket
-	var err error
-	if s.File != nil {
-		b, err = filestore.Open(a.cfg.Resolve(s.File.Path))
-	} else {
-		b, err = s3store.Open(ctx, s3store.Options{
-			Bucket: s.S3.Bucket, Prefix: s.S3.Prefix, Region: s.S3.Region, Endpoint: s.S3.Endpoint, PathStyle: s.S3.PathStyle,
-			SSE: s.S3.SSE, KMSKeyID: s.S3.KMSKeyID, StorageClass: s.S3.StorageClass, CAFile: a.cfg.Resolve(s.S3.CAFile),
-		})
-	}
+	b, err := a.openBucket(ctx, name, nil)
 	if err != nil {
 		return nil, err
 	}
 	a.buckets[name] = b
 	return b, nil
+}
+
+// openBucket opens a store; with a lock, what is put into it is under S3 Object Lock.
+func (a *app) openBucket(ctx context.Context, name string, lock *configs.ObjectLock) (store.Bucket, error) {
+	s, ok := a.cfg.Stores[name]
+	if !ok {
+		return nil, usagef("there is no store %q in %s", name, a.config)
+	}
+	if s.File != nil {
+		return filestore.Open(a.cfg.Resolve(s.File.Path))
+	}
+	options := s3store.Options{
+		Bucket: s.S3.Bucket, Prefix: s.S3.Prefix, Region: s.S3.Region, Endpoint: s.S3.Endpoint, PathStyle: s.S3.PathStyle,
+		SSE: s.S3.SSE, KMSKeyID: s.S3.KMSKeyID, StorageClass: s.S3.StorageClass, CAFile: a.cfg.Resolve(s.S3.CAFile),
+	}
+	if lock != nil {
+		options.Lock, options.LockFor = strings.ToUpper(lock.Mode), time.Duration(lock.Days)*24*time.Hour
+	}
+	return s3store.Open(ctx, options)
 }
 
 // openDataset opens the configuration and one job's dataset. Close the app when done, unless there is an error.

@@ -38,8 +38,19 @@
 // follows it and matches, and counts it in [Report].Torn. When the disk is full, the writer takes back the part of its
 // own line that got written, under the lock, so that the file stays well-formed.
 //
-// # What the chain does not show
+// # What the chain does not show, and what checkpoints do
 //
-// Whoever can write the directory can cut the tail, or rewrite everything from one line on: a chain alone cannot show
-// that. Copy [Report].LastSeq and LastHash to another place from time to time and compare.
+// Whoever can write the directory can cut the tail, or rewrite everything from one line on with all hashes anew: a chain
+// alone cannot show that. A [Checkpoint] says that the log had a certain entry at a certain time; it is signed with Ed25519
+// and kept elsewhere ([Shelf]), and [Attest] holds the log to it. Envelopes are DSSE, so that other tools can check
+// them; each names the digest of the one before, so that a missing one shows, but for the newest: object lock on the
+// shelf is what keeps those. Behind the newest checkpoint the log alone vouches for itself.
+//
+// Whoever has the key can sign what they like from then on; what was signed before stays found, if the shelf cannot be rewritten.
+//
+// # Retention
+//
+// [Log.Expire] removes whole files from the beginning of the log. Before it does, it writes an entry "expire" that
+// holds the last sequence number that goes, its hash, and the name of the log (the hash of its very first entry), and signs
+// a checkpoint that says the same.
 package audit

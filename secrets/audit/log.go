@@ -48,6 +48,7 @@ type Log struct {
 
 	mu     sync.Mutex
 	closed bool
+	mine   bool     // this process has appended
 	file   *os.File // the last file, nil before the first append
 	end    end      // valid while file is not nil
 }
@@ -127,7 +128,15 @@ func (l *Log) Append(ctx context.Context, e Entry) (Entry, error) {
 		l.forget() // what is on disk now is looked up by the next one
 		return Entry{}, err
 	}
+	l.mine = true
 	return e, nil
+}
+
+// Appended says whether Append has written an entry.
+func (l *Log) Appended() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.mine
 }
 
 // Close closes the log. Closing it again does nothing.

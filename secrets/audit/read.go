@@ -29,25 +29,37 @@ type Report struct {
 	Torn     int64    `json:"torn"` // lines that a crash tore, each marked as such by the entry after it
 	LastSeq  int64    `json:"last_seq"`
 	LastHash string   `json:"last_hash"`
-	Problems []string `json:"problems"` // file:line: what is wrong; at most 1000
+	Log      string   `json:"log"`       // hash of the first entry, which names the log; "" if it is empty
+	FirstSeq int64    `json:"first_seq"` // of the entries that are there; above 1 once retention has removed older ones
+	Problems []string `json:"problems"`  // file:line: what is wrong; at most 1000
 }
 
 // Verify reads the whole log in dir and checks sequence, chain and hashes. What is wrong with the log is in
 // Report.Problems; the error is for what kept Verify from reading it. It may run while others write.
-func Verify(dir string) (Report, error) {
+//
+// Where the first files are missing, an entry "expire" must say that retention removed them.
+func Verify(dir string) (Report, error) { return walk(dir, nil) }
+
+// walk is Verify; each, if there is one, is called for every entry in order. Its error ends the reading.
+func walk(dir string, each func(Entry) error) (Report, error) {
 	files, err := snapshot(context.Background(), dir)
 	if err != nil {
 		return Report{}, err
 	}
-	v := verifier{prev: genesis}
+	v := verifier{prev: genesis, each: each, ends: map[int64]string{}}
 	v.report.Files = len(files)
+	v.expired = len(files) > 0 && files[0].number > 1
 	for i, f := range files {
-		if f.number != i+1 && (i == 0 || f.number != files[i-1].number+1) {
+		if i > 0 && f.number != files[i-1].number+1 {
 			v.problem(f.name, 0, "the file before it is missing")
 		}
 		if err := v.file(dir, f, i == len(files)-1); err != nil {
 			return Report{}, fmt.Errorf("audit: %s: %w", f.name, err)
 		}
+		v.ends[v.seq] = v.prev
+	}
+	if v.expired && !v.explained() {
+		v.problem(files[0].name, 1, "the files before it are missing, and no entry %q says that retention removed them", actionExpire)
 	}
 	v.report.LastSeq, v.report.LastHash = v.seq, v.prev
 	return v.report, nil
@@ -99,6 +111,12 @@ type verifier struct {
 	report Report
 	seq    int64
 	prev   string
+	each   func(Entry) error
+	err    error // of each
+
+	expired bool             // the log does not begin with its first file
+	ends    map[int64]string // hash of the last entry of each file, and of the one before the first
+	expiry  *Entry           // the last entry that says what retention removed
 
 	// Lines since the last entry that are none: a marker must account for them.
 	strays    []stray
@@ -139,7 +157,9 @@ func (v *verifier) file(dir string, f sizedFile, last bool) error {
 		if err != nil {
 			return err
 		}
-		v.line(f.name, number, line, closed, last)
+		if v.line(f.name, number, line, closed, last); v.err != nil {
+			return v.err
+		}
 	}
 	for _, s := range v.strays {
 		if last {
@@ -170,6 +190,9 @@ func (v *verifier) line(name string, number int64, line []byte, closed, last boo
 		v.problem(name, number, "the file's last line does not end in a newline")
 	}
 	v.marker(name, number, e)
+	if v.report.Entries == 0 {
+		v.begin(e)
+	}
 	switch {
 	case !sound:
 		v.problem(name, number, "the hash does not match: the line was changed")
@@ -179,8 +202,39 @@ func (v *verifier) line(name string, number int64, line []byte, closed, last boo
 	if e.Seq != v.seq+1 {
 		v.problem(name, number, "sequence %d where %d was due", e.Seq, v.seq+1)
 	}
+	if e.Action == actionExpire {
+		v.expiry = &e
+	}
 	v.report.Entries++
 	v.seq, v.prev = e.Seq, e.Hash
+	if v.each != nil && v.err == nil {
+		v.err = v.each(e)
+	}
+}
+
+// begin takes the first entry's word for what came before it, where retention may have removed that.
+func (v *verifier) begin(e Entry) {
+	v.report.FirstSeq = e.Seq
+	if !v.expired {
+		v.report.Log = e.Hash
+		return
+	}
+	v.seq, v.prev = e.Seq-1, e.Prev
+	v.ends[v.seq] = v.prev
+}
+
+// explained says whether an entry of the log tells of the removal of what came before its first entry.
+func (v *verifier) explained() bool {
+	if v.expiry == nil {
+		return false
+	}
+	through, err := strconv.ParseInt(v.expiry.Detail[detailThrough], 10, 64)
+	hash, known := v.ends[through]
+	if err != nil || !known || through < v.report.FirstSeq-1 || through >= v.expiry.Seq || hash != v.expiry.Detail[detailHash] {
+		return false
+	}
+	v.report.Log = v.expiry.Detail[detailLog]
+	return true
 }
 
 // marker settles the strays before entry e: they are right only if e is a marker that describes them.
@@ -286,14 +340,14 @@ const followEvery = 250 * time.Millisecond
 // It returns nil when ctx ends. Torn lines are passed over.
 func Follow(ctx context.Context, dir string, after int64, fn func(Entry) error) error {
 	number, offset := 1, int64(0)
-	if after < 0 {
-		files, err := snapshot(ctx, dir)
-		if err != nil {
-			return err
-		}
-		if len(files) > 0 {
-			number, offset = files[len(files)-1].number, files[len(files)-1].size
-		}
+	files, err := snapshot(ctx, dir)
+	switch {
+	case err != nil && (after < 0 || !errors.Is(err, fs.ErrNotExist)):
+		return err
+	case len(files) > 0 && after < 0:
+		number, offset = files[len(files)-1].number, files[len(files)-1].size
+	case len(files) > 0:
+		number = files[0].number // retention may have removed those before
 	}
 	tick := time.NewTicker(followEvery)
 	defer tick.Stop()

@@ -55,6 +55,11 @@ type Options struct {
 	KMSKeyID     string // key id, ARN or alias for "aws:kms"; "" = Amazon's key for S3
 	StorageClass string // "" = STANDARD
 
+	// Lock puts every object that Put and PutIfAbsent make under S3 Object Lock: nobody deletes or replaces that version of it before
+	// LockFor has passed. "" (not locked), "GOVERNANCE" or "COMPLIANCE". The bucket must have Object Lock enabled. Create refuses.
+	Lock    string
+	LockFor time.Duration
+
 	// PartSize is the size of an upload's parts in bytes, 5 MiB to 1 GiB, 0 = 8 MiB. It doubles after every 1,000 parts up to
 	// 1 GiB, so that 3.9 TiB fit in the 10,000 parts that S3 allows. An upload holds PartSize × (Concurrency + 1) bytes, more only when a
 	// part has grown beyond that.
@@ -103,6 +108,10 @@ func (o Options) withDefaults() (Options, error) {
 		return o, fmt.Errorf("%q is no server-side encryption: give AES256 or aws:kms", o.SSE)
 	case o.KMSKeyID != "" && o.SSE != string(types.ServerSideEncryptionAwsKms):
 		return o, fmt.Errorf("a KMS key is named, but the encryption is %q: give aws:kms", o.SSE)
+	case o.Lock != "" && o.Lock != string(types.ObjectLockModeGovernance) && o.Lock != string(types.ObjectLockModeCompliance):
+		return o, fmt.Errorf("%q is no mode of object lock: give GOVERNANCE or COMPLIANCE", o.Lock)
+	case (o.Lock == "") != (o.LockFor == 0) || o.LockFor < 0:
+		return o, fmt.Errorf("object lock needs a mode and how long: give both or neither")
 	case o.PartSize < minPartSize || o.PartSize > maxPartSize:
 		return o, fmt.Errorf("the part size is %d bytes: give %d to %d", o.PartSize, minPartSize, maxPartSize)
 	case o.Concurrency < 1 || o.Concurrency > 64:

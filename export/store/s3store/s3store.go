@@ -90,8 +90,10 @@ func (b *Bucket) PutIfAbsent(ctx context.Context, key string, data []byte) error
 	if err != nil {
 		return err
 	}
-	_, err = b.createObject(ctx, op, key, full, data)
-	return err
+	if _, err = b.createObject(ctx, op, key, full, data); err != nil {
+		return err
+	}
+	return b.checkLock(ctx, op, key, full)
 }
 
 // createObject creates an object with one conditional PutObject.
@@ -126,7 +128,10 @@ func (b *Bucket) Put(ctx context.Context, key string, data []byte) error {
 	if err != nil {
 		return b.wrap(ctx, "put", key, err)
 	}
-	return b.checkEncryption("put", key, out.ServerSideEncryption, out.SSEKMSKeyId)
+	if err := b.checkEncryption("put", key, out.ServerSideEncryption, out.SSEKMSKeyId); err != nil {
+		return err
+	}
+	return b.checkLock(ctx, "put", key, full)
 }
 
 func (b *Bucket) putInput(full string, data []byte) *s3.PutObjectInput {
@@ -141,6 +146,11 @@ func (b *Bucket) putInput(full string, data []byte) *s3.PutObjectInput {
 	}
 	if b.o.KMSKeyID != "" {
 		in.SSEKMSKeyId = &b.o.KMSKeyID
+	}
+	if b.o.Lock != "" {
+		in.ObjectLockMode = types.ObjectLockMode(b.o.Lock)
+		in.ObjectLockRetainUntilDate = aws.Time(time.Now().Add(b.o.LockFor))
+		in.ChecksumAlgorithm = types.ChecksumAlgorithmCrc32 // S3 demands one with a lock
 	}
 	return in
 }

@@ -61,6 +61,9 @@ func (b *Bucket) Create(ctx context.Context, key string) (store.Upload, error) {
 	if err != nil {
 		return nil, err
 	}
+	if b.o.Lock != "" {
+		return nil, store.Errorf(store.Invalid, "create", key, "object lock is for small objects here: put them")
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
