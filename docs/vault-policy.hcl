@@ -2,7 +2,7 @@
 # Change both words if your configuration names others (secrets.vault.mount, secrets.vault.prefix).
 #
 # There are two: give the first to the service that runs jobs, the second to the people (or the pipeline) that
-# stage and activate tokens. Save each part as a file of its own:
+# stage, verify, activate and retire tokens. Save each part as a file of its own:
 #
 #   vault policy write tablexport-run run.hcl
 #   vault policy write tablexport-rotate rotate.hcl

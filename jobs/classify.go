@@ -176,8 +176,9 @@ var rules = []rule{
 	// The vault and the audit log explain why a request had no token, so they come before what odata says of it.
 	{Credential, is(secrets.ErrBinding, secrets.ErrNotFound, secrets.ErrNoActive, secrets.ErrDeleted, secrets.ErrPermission, secrets.ErrNoNewer, secrets.ErrBadToken)},
 	{Config, is(secrets.ErrSetup, secrets.ErrBadName, secrets.ErrHistory)},
-	{Conflict, is(secrets.ErrConflict)},
+	{Conflict, is(secrets.ErrConflict, secrets.ErrState)},
 	{Data, is(secrets.ErrCorrupt)},
+	{Later, is(secrets.ErrInUse)},
 	{Later, is(secrets.ErrUnavailable, secrets.ErrUnknown)},
 	{Config, is(audit.ErrDamaged, audit.ErrKey)}, // a person must look at the log, or at the key, first
 	{Data, is(audit.ErrForked)},

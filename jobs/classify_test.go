@@ -137,6 +137,8 @@ func meanings() map[string]struct {
 		"secrets.ErrAudit/damaged":              {fmt.Errorf("%w: %w", secrets.ErrAudit, audit.ErrDamaged), jobs.Config},
 		"secrets.BindingError":                  {&secrets.BindingError{}, jobs.Credential},
 		"audit.ErrClosed":                       {audit.ErrClosed, jobs.Bug},
+		"secrets.ErrInUse":                      {secrets.ErrInUse, jobs.Later},
+		"secrets.ErrState":                      {secrets.ErrState, jobs.Conflict},
 		"audit.ErrKey":                          {audit.ErrKey, jobs.Config},
 		"audit.ErrForked":                       {audit.ErrForked, jobs.Data},
 		"audit.ErrDamaged":                      {audit.ErrDamaged, jobs.Config},

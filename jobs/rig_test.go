@@ -174,6 +174,7 @@ func (r *rig) activate(value string) {
 	}
 	v, err := r.keeper.Stage(ctx, tokenName, token, secrets.Binding{Instance: "acme", Host: r.runner.Instances["acme"].Client.Host(), Environment: secrets.Sandbox})
 	must(r.t, err)
+	must(r.t, r.keeper.Verified(ctx, tokenName, v.Number, nil))
 	must(r.t, r.keeper.Activate(ctx, tokenName, v.Number, active))
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"sync"
 
@@ -82,6 +83,9 @@ const (
 	actTrial    = "trial"
 	actStage    = "stage"
 	actActivate = "activate"
+	actVerify   = "verify"
+	actReject   = "reject"
+	actRetire   = "retire"
 )
 
 // entry is the audit entry of an act for req.
@@ -261,6 +265,9 @@ func (k *Keeper) bind(name string, b Binding, token Token) (Binding, error) {
 
 // Stage audits and stores a token as a new version bound to b. b.Environment must be the keeper's, and no version of that
 // name may belong to another one.
+//
+// A token that is there already is not stored again, so that whoever does not know how the last try ended can repeat it: Stage gives the
+// version that holds it, in whatever state it is; ErrState if it was rejected or retired.
 func (k *Keeper) Stage(ctx context.Context, name string, token Token, b Binding) (Version, error) {
 	req := LeaseRequest{Name: name, Instance: b.Instance, Host: b.Host, Purpose: "stage"}
 	b, err := k.bind(name, b, token)
@@ -282,6 +289,20 @@ func (k *Keeper) Stage(ctx context.Context, name string, token Token, b Binding)
 		return Version{}, k.refuse(ctx, req, actStage, "", err)
 	}
 	fingerprint := Fingerprint(key, token)
+	for _, v := range named.Versions {
+		if v.Fingerprint != fingerprint || v.State == Deleted {
+			continue
+		}
+		if v.State == Rejected || v.State == Retired {
+			err := fmt.Errorf("%w: this token is version %d of %s, which was %s; have a new one issued", ErrState, v.Number, name, v.State)
+			return Version{}, k.refuse(ctx, req, actStage, fingerprint, err)
+		}
+		if err := k.bound(req, v); err != nil {
+			return Version{}, k.refuse(ctx, req, actStage, fingerprint, err)
+		}
+		_, err := k.record(ctx, k.entry(req, actStage, audit.OK, fingerprint, map[string]string{"version": strconv.Itoa(v.Number), "was": string(v.State)}))
+		return v, err
+	}
 	if _, err := k.record(ctx, k.entry(req, actStage, audit.Started, fingerprint, nil)); err != nil {
 		return Version{}, err
 	}
@@ -298,10 +319,13 @@ func (k *Keeper) Stage(ctx context.Context, name string, token Token, b Binding)
 }
 
 // Activate audits and makes version the active one; expected is the version that the caller saw as active (0 = none).
-// ErrConflict if another one is active by now.
+// ErrConflict if another one is active by now; ErrState unless it was verified, or was active before and has not been retired.
 func (k *Keeper) Activate(ctx context.Context, name string, version, expected int) error {
 	req := LeaseRequest{Name: name, Purpose: "activate"}
-	v, err := k.activatable(ctx, name, version)
+	v, err := k.inVault(ctx, name, version)
+	if err == nil && v.State != Verified && v.State != Retiring && v.State != Active {
+		err = fmt.Errorf("%w: version %d of %s is %s; prove it first: tablexport tokens verify %s %d", ErrState, version, name, v.State, name, version)
+	}
 	req.Instance, req.Host = v.Binding.Instance, v.Binding.Host
 	if err != nil {
 		return k.refuse(ctx, req, actActivate, v.Fingerprint, err)
@@ -320,7 +344,8 @@ func (k *Keeper) Activate(ctx context.Context, name string, version, expected in
 	return nil
 }
 
-func (k *Keeper) activatable(ctx context.Context, name string, version int) (Version, error) {
+// inVault describes a version whose value is there, and which belongs to this environment.
+func (k *Keeper) inVault(ctx context.Context, name string, version int) (Version, error) {
 	if err := CheckName(name); err != nil {
 		return Version{}, err
 	}
@@ -338,6 +363,89 @@ func (k *Keeper) activatable(ctx context.Context, name string, version int) (Ver
 		return v, &BindingError{Name: name, Version: version, Part: "environment", Bound: v.Binding.Environment, Asked: k.environment}
 	}
 	return v, nil
+}
+
+// Verified audits and marks a staged version as proven; proof says by what. A version that is verified already stays so.
+func (k *Keeper) Verified(ctx context.Context, name string, version int, proof map[string]string) error {
+	return k.mark(ctx, name, version, actVerify, []State{Staged}, Verified, proof)
+}
+
+// Reject audits and marks a version that was never active as not to be used.
+func (k *Keeper) Reject(ctx context.Context, name string, version int, why map[string]string) error {
+	return k.mark(ctx, name, version, actReject, []State{Staged, Verified}, Rejected, why)
+}
+
+// Retired audits and marks a version that was active as refused by the instance; proof says how that was seen.
+func (k *Keeper) Retired(ctx context.Context, name string, version int, proof map[string]string) error {
+	return k.mark(ctx, name, version, actRetire, []State{Retiring}, Retired, proof)
+}
+
+// mark moves a version to a state from one of those where it may be. Being there already is success: whoever was killed between
+// the vault and the audit log's last line repeats it.
+func (k *Keeper) mark(ctx context.Context, name string, version int, act string, from []State, to State, detail map[string]string) error {
+	req := LeaseRequest{Name: name, Purpose: act}
+	v, err := k.inVault(ctx, name, version)
+	req.Instance, req.Host = v.Binding.Instance, v.Binding.Host
+	if err == nil && v.State != to && !slices.Contains(from, v.State) {
+		err = fmt.Errorf("%w: version %d of %s is %s and cannot become %s", ErrState, version, name, v.State, to)
+	}
+	if err != nil {
+		return k.refuse(ctx, req, act, v.Fingerprint, err)
+	}
+	all := map[string]string{"version": strconv.Itoa(version), "was": string(v.State)}
+	maps.Copy(all, detail)
+	if v.State != to {
+		if _, err := k.record(ctx, k.entry(req, act, audit.Started, v.Fingerprint, all)); err != nil {
+			return err
+		}
+		// A crash from here on leaves "started" without an end; the vault shows the state.
+		if err := k.vault.Mark(ctx, name, version, v.State, to); err != nil {
+			return k.refuse(ctx, req, act, v.Fingerprint, err)
+		}
+	}
+	if _, err := k.record(context.WithoutCancel(ctx), k.entry(req, act, audit.OK, v.Fingerprint, all)); err != nil {
+		return fmt.Errorf("secrets: version %d of %s is %s now, but this could not be recorded: %w", version, name, to, err)
+	}
+	return nil
+}
+
+// LeaseVersion lends a version that need not be the active one, to prove it (staged) or to see that it is refused (retiring). It
+// is audited like any loan, as an action of its own, and cannot be renewed. ErrState if it was rejected.
+func (k *Keeper) LeaseVersion(ctx context.Context, req LeaseRequest, version int) (*Lease, error) {
+	v, err := k.inVault(ctx, req.Name, version)
+	if err == nil {
+		err = k.bound(req, v)
+	}
+	if err == nil && v.State == Rejected {
+		err = fmt.Errorf("%w: version %d of %s was rejected", ErrState, version, req.Name)
+	}
+	if err != nil {
+		return nil, k.refuse(ctx, req, actTrial, v.Fingerprint, err)
+	}
+	detail := map[string]string{"version": strconv.Itoa(v.Number), "state": string(v.State)}
+	e, err := k.record(ctx, k.entry(req, actTrial, audit.OK, v.Fingerprint, detail))
+	if err != nil {
+		return nil, err
+	}
+	token, err := k.read(ctx, req, v)
+	if err != nil {
+		return nil, k.refuse(ctx, req, actTrial, v.Fingerprint, err)
+	}
+	return &Lease{keeper: k, request: req, entry: e.Seq, token: token, version: v, own: true, trial: true}, nil
+}
+
+// Versions describes one token's versions. It reads no token. A token of another environment is ErrBinding.
+func (k *Keeper) Versions(ctx context.Context, name string) (Named, error) {
+	named, err := k.vault.Versions(ctx, name)
+	if err != nil {
+		return Named{}, err
+	}
+	for _, v := range named.Versions {
+		if v.State != Deleted && v.Binding.Environment != k.environment {
+			return Named{}, &BindingError{Name: name, Version: v.Number, Part: "environment", Bound: v.Binding.Environment, Asked: k.environment}
+		}
+	}
+	return named, nil
 }
 
 // List describes every token of this environment. It reads no token. A version whose value was deleted may have lost its

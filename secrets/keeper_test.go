@@ -74,6 +74,9 @@ func activate(t testing.TB, k *secrets.Keeper, expected int) (secretstest.Canary
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := k.Verified(t.Context(), request.Name, v.Number, nil); err != nil {
+		t.Fatal(err)
+	}
 	if err := k.Activate(t.Context(), request.Name, v.Number, expected); err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +128,7 @@ func TestLeaseLife(t *testing.T) {
 	if err := l.Renew(t.Context()); !errors.Is(err, secrets.ErrClosed) {
 		t.Errorf("closed: %v", err)
 	}
-	if got, want := f.acts(t), "stage started, stage ok, activate started, activate ok, lease ok, release ok"; got != want {
+	if got, want := f.acts(t), "stage started, stage ok, verify started, verify ok, activate started, activate ok, lease ok, release ok"; got != want {
 		t.Errorf("audit: %s, want %s", got, want)
 	}
 	for _, e := range f.entries(t) {
@@ -133,8 +136,8 @@ func TestLeaseLife(t *testing.T) {
 			t.Errorf("%+v", e)
 		}
 	}
-	last := f.entries(t)[5]
-	if last.Job != "lines" || last.Run != "r1" || last.Detail["requests"] != "3" || last.Detail["lease"] != "5" || last.Detail["purpose"] != "run" {
+	last := f.entries(t)[7]
+	if last.Job != "lines" || last.Run != "r1" || last.Detail["requests"] != "3" || last.Detail["lease"] != "7" || last.Detail["purpose"] != "run" {
 		t.Errorf("%+v", last)
 	}
 	c.AbsentFromDir(t, f.dir)
@@ -399,11 +402,11 @@ func TestRenew(t *testing.T) {
 		if err := l.Renew(t.Context()); !errors.Is(err, secrets.ErrNoNewer) {
 			t.Errorf("the new one is refused too: %v", err)
 		}
-		// The same value staged again is not a newer token.
-		if _, err := k.Stage(t.Context(), request.Name, two.Token, binding(secrets.Production)); err != nil {
-			t.Fatal(err)
+		// The same value staged again is no newer token.
+		if v, err := k.Stage(t.Context(), request.Name, two.Token, binding(secrets.Production)); err != nil || v.Number != 2 || v.State != secrets.Active {
+			t.Fatal(v, err)
 		}
-		if err := k.Activate(t.Context(), request.Name, 3, 2); err != nil {
+		if err := k.Activate(t.Context(), request.Name, 2, 2); err != nil {
 			t.Fatal(err)
 		}
 		if err := l.Renew(t.Context()); !errors.Is(err, secrets.ErrNoNewer) {
@@ -420,7 +423,10 @@ func TestRenew(t *testing.T) {
 		if _, err := k.Stage(t.Context(), request.Name, c.Token, secrets.Binding{Instance: "other", Host: "other.example", Environment: secrets.Production}); err != nil {
 			t.Fatal(err)
 		}
-		if err := k.Activate(t.Context(), request.Name, 4, 3); err != nil {
+		if err := k.Verified(t.Context(), request.Name, 3, nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := k.Activate(t.Context(), request.Name, 3, 2); err != nil {
 			t.Fatal(err)
 		}
 		if err := l.Renew(t.Context()); !errors.Is(err, secrets.ErrBinding) || header() != two.Value() {
@@ -635,7 +641,7 @@ func TestListOfThisEnvironment(t *testing.T) {
 	if mixed := list[1]; len(mixed.Versions) != 1 || mixed.Versions[0].Number != 2 || mixed.Active != 0 {
 		t.Errorf("%+v", mixed)
 	}
-	if entries := f.entries(t); len(entries) != 4 {
+	if entries := f.entries(t); len(entries) != 6 {
 		t.Errorf("listing wrote to the audit log: %d", len(entries))
 	}
 }

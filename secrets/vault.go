@@ -20,6 +20,7 @@ var (
 	ErrSetup       = errors.New("secrets: the vault, or the configuration of it, is not set up for this")
 	ErrCorrupt     = errors.New("secrets: the vault holds something that this program did not write")
 	ErrUnknown     = errors.New("secrets: it is not known whether the vault did it; look before doing it again")
+	ErrState       = errors.New("secrets: the version's state does not allow it")
 	ErrBadName     = errors.New("secrets: not a token's name")
 )
 
@@ -36,25 +37,78 @@ const (
 	Sandbox    = "sandbox"
 )
 
-// State is where a version is in its life. There may be more states one day: show one that you do not know as it is.
+// State is where a version is in its life:
+//
+//	staged → verified → active → retiring → retired
+//	      ↘ rejected ↙     ↖_____↙
+//
+// One version at most is active. Activating another one makes it retiring; from there it can come back, as long as it has not
+// been retired. Retired and rejected are final. There may be more states one day: show one that you do not know as it is.
 type State string
 
 // The states.
 const (
-	Staged     State = "staged"
-	Active     State = "active"
-	Superseded State = "superseded" // was active once
-	Deleted    State = "deleted"    // somebody deleted its value in the vault
+	Staged   State = "staged"   // stored, and nothing more
+	Verified State = "verified" // proven on the live instance
+	Active   State = "active"   // what is lent
+	Retiring State = "retiring" // was active; runs that began with it may still use it
+	Retired  State = "retired"  // the instance refuses it, which was seen
+	Rejected State = "rejected" // never to be used
+	Deleted  State = "deleted"  // somebody deleted its value in the vault
 )
+
+// CheckMark says whether a version may be marked as to while it is from: staged → verified, staged or verified → rejected, and
+// retiring → retired. Every other way is ErrState. Active is reached by Activate alone.
+func CheckMark(from, to State) error {
+	switch {
+	case from == Staged && to == Verified, (from == Staged || from == Verified) && to == Rejected, from == Retiring && to == Retired:
+		return nil
+	}
+	return fmt.Errorf("%w: it is %s and cannot become %s", ErrState, from, to)
+}
+
+// StateOf is the state of a version with those times, whose value is there.
+func StateOf(v Version, active bool) State {
+	switch {
+	case active:
+		return Active
+	case !v.Rejected.IsZero():
+		return Rejected
+	case !v.Retired.IsZero():
+		return Retired
+	case !v.Activated.IsZero():
+		return Retiring
+	case !v.Verified.IsZero():
+		return Verified
+	}
+	return Staged
+}
 
 // Version describes one version of a named token, without its value.
 type Version struct {
 	Number      int       `json:"version"`
 	State       State     `json:"state"`
 	Created     time.Time `json:"created"`
-	Activated   time.Time `json:"activated,omitzero"`
+	Verified    time.Time `json:"verified,omitzero"`
+	Activated   time.Time `json:"activated,omitzero"` // last
+	Retiring    time.Time `json:"retiring,omitzero"`  // since when another one is active
+	Retired     time.Time `json:"retired,omitzero"`
+	Rejected    time.Time `json:"rejected,omitzero"`
 	Fingerprint string    `json:"fingerprint"`
 	Binding     Binding   `json:"binding"`
+}
+
+// Marked is v with the time of a mark that CheckMark allows.
+func (v Version) Marked(to State, at time.Time) Version {
+	switch to {
+	case Verified:
+		v.Verified = at
+	case Retired:
+		v.Retired = at
+	case Rejected:
+		v.Rejected = at
+	}
+	return v
 }
 
 // Named is a token's name with its versions.
@@ -87,8 +141,12 @@ type Vault interface {
 	// Stage adds a version in state Staged. It never touches another one. It refuses (ErrHistory) to add a version that
 	// would push the active one out of the vault's history.
 	Stage(ctx context.Context, name string, token Token, fingerprint string, binding Binding) (Version, error)
-	// Activate makes version current if the active version still is expected (0 = none): ErrConflict otherwise.
+	// Activate makes version current if the active version still is expected (0 = none): ErrConflict otherwise. The one that was
+	// active is retiring from then on. ErrState if version was rejected or retired.
 	Activate(ctx context.Context, name string, version, expected int) error
+	// Mark moves version from one state to another, if it still is in the first: ErrConflict otherwise. CheckMark says which
+	// ways there are (ErrState).
+	Mark(ctx context.Context, name string, version int, from, to State) error
 	// FingerprintKey returns the vault's key for fingerprints (32 bytes), created on first use.
 	FingerprintKey(ctx context.Context) ([]byte, error)
 	// Close forgets what the driver holds.

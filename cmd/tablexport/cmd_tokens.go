@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -19,12 +18,13 @@ import (
 func tokensCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "tokens",
-		Short: "Stage, activate and list the tokens in the vault",
-		Long: `Stage, activate and list the tokens in the vault.
+		Short: "Stage, verify, activate, retire and list the tokens in the vault",
+		Long: `Stage, verify, activate, retire and list the tokens in the vault.
 
 A token is bound to one instance, one host and one environment. It is shown as a fingerprint only, and never leaves the
 vault except as a header of a request to its own host; every loan is audited first.`,
 		Example: `  tablexport tokens stage bi/acme-reader --activate
+  tablexport tokens rotate bi/acme-reader --stage-from stdin
   tablexport tokens list`,
 	}
 	var activate bool
@@ -43,12 +43,13 @@ which other users of the machine and the shell's history would see. It is proven
 			return g.stageToken(c.Context(), args[0], instance, activate)
 		},
 	}
-	stage.Flags().BoolVar(&activate, "activate", false, "make it the current one at once")
+	stage.Flags().BoolVar(&activate, "activate", false, "verify it, and make it the current one at once")
 	stage.Flags().StringVar(&instance, "instance", "", "the instance that the token is for, if several use the name")
-	c.AddCommand(stage, &cobra.Command{
-		Use:     "activate NAME VERSION",
-		Short:   "Make a staged version the current one",
-		Long:    "Make a staged version the current one. Check-and-set: if someone else activated another version meanwhile, nothing changes.",
+	c.AddCommand(stage, tokensVerifyCommand(g), tokensRejectCommand(g), tokensRetireCommand(g), tokensRotateCommand(g), &cobra.Command{
+		Use:   "activate NAME VERSION",
+		Short: "Make a verified version the current one",
+		Long: `Make a verified version the current one, or go back to the one before, as long as it has not been retired.
+Check-and-set: if someone else activated another version meanwhile, nothing changes.`,
 		Example: "  tablexport tokens list\n  tablexport tokens activate bi/acme-reader 3",
 		Args:    cobra.ExactArgs(2),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -118,22 +119,40 @@ func (g *globals) stageToken(ctx context.Context, name, chosen string, activate 
 	if err != nil {
 		return err
 	}
-	if activate {
-		active, err := a.activeVersion(ctx, keeper, name)
-		if err != nil {
-			return err
-		}
-		if err := keeper.Activate(ctx, name, v.Number, active); err != nil {
+	if activate && v.State != secrets.Active {
+		if err := a.verifyAndActivate(ctx, keeper, i, v); err != nil {
 			return fmt.Errorf("version %d is staged, but not active: %w", v.Number, err)
 		}
 		v.State = secrets.Active
 	}
 	return g.emit(tokenView{Name: name, Version: v}, func() {
 		g.printf("%s version %d is %s: %s for %s (%s, %s)\n", name, v.Number, v.State, v.Fingerprint, i.Name, i.Client.Host(), a.cfg.Environment)
-		if !activate {
+		switch {
+		case v.State == secrets.Staged:
+			g.printf("prove it with: tablexport tokens verify %s %d; then make it current with: tablexport tokens activate %s %d\n", name, v.Number, name, v.Number)
+		case v.State == secrets.Verified:
 			g.printf("make it current with: tablexport tokens activate %s %d\n", name, v.Number)
 		}
 	})
+}
+
+// verifyAndActivate takes a staged version the rest of the way.
+func (a *app) verifyAndActivate(ctx context.Context, keeper *secrets.Keeper, i jobs.Instance, v secrets.Version) error {
+	s := &rotation{app: a, keeper: keeper, instance: i, name: i.Token}
+	active, err := a.activeVersion(ctx, keeper, s.name)
+	if err != nil {
+		return err
+	}
+	if v.State == secrets.Staged {
+		proof, _, err := s.verify(ctx, v.Number, active)
+		if err != nil {
+			return err
+		}
+		if err := keeper.Verified(ctx, s.name, v.Number, proof); err != nil {
+			return err
+		}
+	}
+	return keeper.Activate(ctx, s.name, v.Number, active)
 }
 
 // refusedTrial says of a token on trial that was refused what can be wrong with it: there is no other one to look for in the vault.
@@ -208,9 +227,9 @@ func (a *app) activeVersion(ctx context.Context, keeper *secrets.Keeper, name st
 }
 
 func (g *globals) activateToken(ctx context.Context, name, version string) error {
-	number, err := strconv.Atoi(version)
-	if err != nil || number < 1 {
-		return usagef("the version is a whole number such as 3; tablexport tokens list shows them")
+	number, err := versionNumber(version)
+	if err != nil {
+		return err
 	}
 	a, keeper, err := g.openKeeper()
 	if err != nil {

@@ -28,7 +28,8 @@ func TestEveryCommand(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, simulator.Options{Behavior: simulator.Behavior{Count: simulator.PathCount}})
 	staged := w.mustWith(exitOK, testToken+"\r\n", "tokens", "stage", "bi/reader")
-	contains(t, staged.out, "bi/reader version 1 is staged: fp:", "tablexport tokens activate bi/reader 1")
+	contains(t, staged.out, "bi/reader version 1 is staged: fp:", "tablexport tokens verify bi/reader 1")
+	contains(t, w.must(exitOK, "tokens", "verify", "bi/reader").out, "version 1 is verified", "nothing to compare with")
 	contains(t, w.must(exitOK, "tokens", "activate", "bi/reader", "1").out, "version 1 is active")
 	contains(t, w.must(exitOK, "tokens", "list").out, "NAME", "bi/reader", "active", "sandbox")
 
@@ -90,7 +91,7 @@ func TestJSON(t *testing.T) {
 	}
 	staged := w.mustWith(exitOK, testToken, "tokens", "stage", "bi/reader", "--json")
 	objects(t, staged.out)
-	objects(t, w.must(exitOK, "tokens", "activate", "bi/reader", "2", "--json").out)
+	objects(t, w.must(exitOK, "tokens", "activate", "bi/reader", "1", "--json").out)
 	run := objects(t, w.must(exitOK, "runs", "--json", "-n", "1").out)[0]
 	if ev, ok := run["evidence"].(map[string]any); !ok || ev["rows"] == nil {
 		t.Errorf("a run's evidence is not an object: %v", run["evidence"])

@@ -37,6 +37,7 @@ func hintFor(err error) string {
 	var damaged *damagedError
 	var broken *brokenAuditError
 	var hinted *hintedError
+	var unproven *unprovenError
 	var change *export.SchemaChange
 	var published *jobs.PublishedError
 	var unresolved *delta.Unresolved
@@ -45,6 +46,8 @@ func hintFor(err error) string {
 		return "" // they say it themselves
 	case errors.As(err, &hinted):
 		return hinted.hint
+	case errors.As(err, &unproven):
+		return "if it was issued wrongly, mark it with: tablexport tokens reject NAME VERSION; and have another one issued"
 	case errors.As(err, &change):
 		return "if the change is meant, run again with --accept-schema"
 	case errors.As(err, &published):
@@ -53,6 +56,8 @@ func hintFor(err error) string {
 		return "it is not known whether it was published; look with: tablexport datasets show JOB"
 	case errors.Is(err, secrets.ErrNoActive), errors.Is(err, secrets.ErrNotFound):
 		return "put the token into the vault with: tablexport tokens stage NAME --activate"
+	case errors.Is(err, secrets.ErrState):
+		return "look at the versions and their states with: tablexport tokens list"
 	case errors.Is(err, secrets.ErrBadToken):
 		return "give the token alone, as the Instance Manager shows it"
 	case errors.Is(err, odata.ErrForbidden):

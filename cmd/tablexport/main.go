@@ -154,9 +154,12 @@ func meaning(err error) (jobs.Class, int) {
 	var problems configs.Problems
 	var damaged *damagedError
 	var broken *brokenAuditError
+	var unproven *unprovenError
 	switch {
 	case errors.As(err, &usage):
 		return classUsage, exitUsage
+	case errors.As(err, &unproven):
+		return jobs.Credential, exitCredential
 	case errors.As(err, &damaged), errors.As(err, &broken):
 		return jobs.Data, exitData
 	case errors.As(err, &problems):

@@ -210,6 +210,15 @@ func (a *app) openVault() (secrets.Vault, error) {
 	return hashivault.Open(options)
 }
 
+// foreign reads a token that somebody else has put into the vault, beside those that are kept there.
+func (a *app) foreign(ctx context.Context, path, field string) (secrets.Token, error) {
+	v, ok := a.vault.(*hashivault.Vault)
+	if !ok {
+		return secrets.Token{}, usagef("a token is handed over in a HashiCorp Vault, and secrets in %s names none", a.config)
+	}
+	return v.Foreign(ctx, path, field)
+}
+
 // actor names who acts, for the audit log: the user of this machine's account.
 func actor() string {
 	host, err := os.Hostname()

@@ -34,7 +34,11 @@ type entry struct {
 type stored struct {
 	Number      int       `json:"version"`
 	Created     time.Time `json:"created"`
+	Verified    time.Time `json:"verified,omitzero"`
 	Activated   time.Time `json:"activated,omitzero"`
+	Retiring    time.Time `json:"retiring,omitzero"`
+	Retired     time.Time `json:"retired,omitzero"`
+	Rejected    time.Time `json:"rejected,omitzero"`
 	Fingerprint string    `json:"fingerprint"`
 	Instance    string    `json:"instance"`
 	Host        string    `json:"host"`
@@ -90,17 +94,13 @@ func (e *entry) describe(name string) secrets.Named {
 }
 
 func (e *entry) state(s *stored) secrets.Version {
-	state := secrets.Staged
-	switch {
-	case s.Number == e.Active:
-		state = secrets.Active
-	case !s.Activated.IsZero():
-		state = secrets.Superseded
-	}
-	return secrets.Version{
-		Number: s.Number, State: state, Created: s.Created, Activated: s.Activated, Fingerprint: s.Fingerprint,
+	v := secrets.Version{
+		Number: s.Number, Created: s.Created, Verified: s.Verified, Activated: s.Activated, Retiring: s.Retiring, Retired: s.Retired,
+		Rejected: s.Rejected, Fingerprint: s.Fingerprint,
 		Binding: secrets.Binding{Instance: s.Instance, Host: s.Host, Environment: s.Environment},
 	}
+	v.State = secrets.StateOf(v, s.Number == e.Active)
+	return v
 }
 
 // check holds the document to what save writes.

@@ -186,7 +186,37 @@ func (v *Vault) Activate(ctx context.Context, name string, version, expected int
 		case t.Active != expected:
 			return fmt.Errorf("%w: %s has version %d active, not %d", secrets.ErrConflict, name, t.Active, expected)
 		}
-		t.Active, s.Activated = version, now()
+		if state := t.state(s).State; state == secrets.Rejected || state == secrets.Retired {
+			return fmt.Errorf("%w: version %d of %s is %s", secrets.ErrState, version, name, state)
+		}
+		at := now()
+		if before := t.version(t.Active); before != nil && before != s {
+			before.Retiring = at
+		}
+		t.Active, s.Activated, s.Retiring = version, at, time.Time{}
+		return nil
+	})
+}
+
+// Mark implements secrets.Vault.
+func (v *Vault) Mark(ctx context.Context, name string, version int, from, to secrets.State) error {
+	return v.change(ctx, func(doc *document) error {
+		t, err := doc.find(name)
+		if err != nil {
+			return err
+		}
+		s := t.version(version)
+		if s == nil {
+			return fmt.Errorf("%w: version %d of %s", secrets.ErrNotFound, version, name)
+		}
+		if err := secrets.CheckMark(from, to); err != nil {
+			return err
+		}
+		if state := t.state(s).State; state != from {
+			return fmt.Errorf("%w: version %d of %s is %s, not %s", secrets.ErrConflict, version, name, state, from)
+		}
+		marked := t.state(s).Marked(to, now())
+		s.Verified, s.Retired, s.Rejected = marked.Verified, marked.Retired, marked.Rejected
 		return nil
 	})
 }

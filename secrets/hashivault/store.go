@@ -61,10 +61,20 @@ type versionState struct {
 	Created     time.Time `json:"created"` // by Vault's clock: tells this version from one of the same number, before or after
 	Activated   time.Time `json:"activated,omitzero"`
 	Change      string    `json:"change,omitempty"` // id of the write that activated it last
+	Retiring    time.Time `json:"retiring,omitzero"`
+	Verified    mark      `json:"verified,omitzero"`
+	Retired     mark      `json:"retired,omitzero"`
+	Rejected    mark      `json:"rejected,omitzero"`
 	Fingerprint string    `json:"fingerprint,omitempty"`
 	Instance    string    `json:"instance,omitempty"`
 	Host        string    `json:"host,omitempty"`
 	Environment string    `json:"environment,omitempty"`
+}
+
+// mark is when a version came into a state, and the id of the write that said so.
+type mark struct {
+	At     time.Time `json:"at"`
+	Change string    `json:"change"`
 }
 
 // kvVersion is what Vault says of a version.
@@ -314,15 +324,11 @@ func (v *Vault) Versions(ctx context.Context, name string) (secrets.Named, error
 func describe(kv kvVersion, state stateData) secrets.Version {
 	described := secrets.Version{Number: kv.Version, State: secrets.Staged, Created: kv.CreatedTime.UTC()}
 	if known, ok := state.Versions[kv.Version]; ok && known.Created.Equal(kv.CreatedTime) {
-		described.Activated = known.Activated
+		described.Activated, described.Retiring = known.Activated, known.Retiring
+		described.Verified, described.Retired, described.Rejected = known.Verified.At, known.Retired.At, known.Rejected.At
 		described.Fingerprint = known.Fingerprint
 		described.Binding = secrets.Binding{Instance: known.Instance, Host: known.Host, Environment: known.Environment}
-		switch {
-		case state.active(kv):
-			described.State = secrets.Active
-		case !known.Activated.IsZero():
-			described.State = secrets.Superseded
-		}
+		described.State = secrets.StateOf(described, state.active(kv))
 	}
 	if kv.gone() {
 		described.State = secrets.Deleted

@@ -217,12 +217,58 @@ func (v *Vault) Activate(ctx context.Context, name string, number, expected int)
 		if !known.Created.Equal(version.CreatedTime) {
 			known = versionState{Created: version.CreatedTime}
 		}
-		known.Activated, known.Change = time.Now().UTC().Truncate(time.Microsecond), change
+		if state := describe(version, stateData{Versions: map[int]versionState{number: known}}).State; state == secrets.Rejected || state == secrets.Retired {
+			return false, fmt.Errorf("%w: version %d of %s is %s", secrets.ErrState, number, name, state)
+		}
+		now := time.Now().UTC().Truncate(time.Microsecond)
+		if before, ok := s.Versions[active]; ok && active != number {
+			before.Retiring = now
+			s.Versions[active] = before
+		}
+		known.Activated, known.Retiring, known.Change = now, time.Time{}, change
 		s.Active, s.ActiveCreated, s.Versions[number] = number, version.CreatedTime, known
 		maps.DeleteFunc(s.Versions, func(n int, known versionState) bool {
 			kv, ok := meta.Versions[n]
 			return n <= meta.CurrentVersion && (!ok || !known.Created.Equal(kv.CreatedTime)) // no longer in Vault
 		})
+		return false, nil
+	})
+}
+
+// Mark implements secrets.Vault: one check-and-set write of the state. A crash leaves the old state or the new one.
+func (v *Vault) Mark(ctx context.Context, name string, number int, from, to secrets.State) error {
+	if err := secrets.CheckName(name); err != nil {
+		return err
+	}
+	meta, err := v.existing(ctx, name)
+	if err != nil {
+		return err
+	}
+	version, ok := meta.Versions[number]
+	switch {
+	case !ok:
+		return fmt.Errorf("%w: version %d of %s", secrets.ErrNotFound, number, name)
+	case version.gone():
+		return deleted(name, version)
+	}
+	if err := secrets.CheckMark(from, to); err != nil {
+		return err
+	}
+	made := mark{At: time.Now().UTC().Truncate(time.Microsecond), Change: rand.Text()}
+	return v.changeState(ctx, name, func(s *stateData) (bool, error) {
+		known := s.Versions[number]
+		if !known.Created.Equal(version.CreatedTime) {
+			known = versionState{Created: version.CreatedTime}
+		}
+		slot := map[secrets.State]*mark{secrets.Verified: &known.Verified, secrets.Retired: &known.Retired, secrets.Rejected: &known.Rejected}[to]
+		if slot.Change == made.Change {
+			return true, nil // an earlier try of ours
+		}
+		if state := describe(version, *s).State; state != from {
+			return false, fmt.Errorf("%w: version %d of %s is %s, not %s", secrets.ErrConflict, number, name, state, from)
+		}
+		*slot = made
+		s.Versions[number] = known
 		return false, nil
 	})
 }

@@ -16,7 +16,7 @@ import (
 // Vault is a vault in memory. The zero value is ready to use.
 type Vault struct {
 	// Before, if set, is called at the start of every operation ("List", "Versions", "Read", "Stage", "Activate",
-	// "FingerprintKey"); its error is returned and nothing is done: a fault that did not persist.
+	// "Mark", "FingerprintKey"); its error is returned and nothing is done: a fault that did not persist.
 	Before func(op string) error
 	// After, if set, is called when the operation has been done; its error is returned in place of the result: a fault
 	// that persisted but said that it failed.
@@ -80,14 +80,7 @@ func (t *named) describe(name string) secrets.Named {
 }
 
 func (t *named) state(v secrets.Version) secrets.Version {
-	switch {
-	case v.Number == t.active:
-		v.State = secrets.Active
-	case !v.Activated.IsZero():
-		v.State = secrets.Superseded
-	default:
-		v.State = secrets.Staged
-	}
+	v.State = secrets.StateOf(v, v.Number == t.active)
 	return v
 }
 
@@ -179,8 +172,37 @@ func (v *Vault) Activate(ctx context.Context, name string, version, expected int
 		case t.active != expected:
 			return fmt.Errorf("%w: %s has version %d active, not %d", secrets.ErrConflict, name, t.active, expected)
 		}
-		t.active = version
-		t.versions[version-1].Activated = time.Now().UTC()
+		v := &t.versions[version-1].Version
+		if state := t.state(*v).State; state == secrets.Rejected || state == secrets.Retired {
+			return fmt.Errorf("%w: version %d of %s is %s", secrets.ErrState, version, name, state)
+		}
+		now := time.Now().UTC()
+		if t.active > 0 && t.active != version {
+			t.versions[t.active-1].Retiring = now
+		}
+		t.active, v.Activated, v.Retiring = version, now, time.Time{}
+		return nil
+	})
+}
+
+// Mark implements secrets.Vault.
+func (v *Vault) Mark(ctx context.Context, name string, version int, from, to secrets.State) error {
+	return v.do(ctx, "Mark", func() error {
+		t, err := v.find(name)
+		if err != nil {
+			return err
+		}
+		if version < 1 || version > len(t.versions) {
+			return fmt.Errorf("%w: version %d of %s", secrets.ErrNotFound, version, name)
+		}
+		if err := secrets.CheckMark(from, to); err != nil {
+			return err
+		}
+		v := &t.versions[version-1].Version
+		if state := t.state(*v).State; state != from {
+			return fmt.Errorf("%w: version %d of %s is %s, not %s", secrets.ErrConflict, version, name, state, from)
+		}
+		*v = v.Marked(to, time.Now().UTC())
 		return nil
 	})
 }

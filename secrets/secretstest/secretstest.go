@@ -120,6 +120,8 @@ func Run(t *testing.T, fresh func(t *testing.T) (open func(t *testing.T) secrets
 		{"independence", testIndependence},
 		{"fingerprint key", testFingerprintKey},
 		{"activation race", testActivationRace},
+		{"marks", testMarks},
+		{"mark race", testMarkRace},
 		{"staging race", testStagingRace},
 		{"first use race", testFirstUseRace},
 		{"canceled", testCanceled},
@@ -227,14 +229,14 @@ func testLife(t *testing.T, open func(*testing.T) secrets.Vault) {
 	if err := v.Activate(ctx, name, 2, 1); err != nil {
 		t.Fatal(err)
 	}
-	expect("rotated", 2, secrets.Active, secrets.Superseded)
+	expect("rotated", 2, secrets.Active, secrets.Retiring)
 	if token, _, err := other.Read(ctx, name, 1); err != nil || !token.Equal(one.Token) {
 		t.Errorf("the old version changed: %v", err)
 	}
 	if err := v.Activate(ctx, name, 1, 2); err != nil {
 		t.Fatal(err)
 	}
-	expect("rolled back", 1, secrets.Superseded, secrets.Active)
+	expect("rolled back", 1, secrets.Retiring, secrets.Active)
 }
 
 func testNames(t *testing.T, open func(*testing.T) secrets.Vault) {
@@ -376,6 +378,107 @@ func testActivationRace(t *testing.T, open func(*testing.T) secrets.Vault) {
 			t.Fatalf("active is %d, the winner was %d", n.Active, winner)
 		}
 		expected = winner
+	}
+}
+
+// The ways between the states, and no others, seen by a second process.
+func testMarks(t *testing.T, open func(*testing.T) secrets.Vault) {
+	const name = "bi/x"
+	ctx := t.Context()
+	v, other := open(t), open(t)
+	for range 3 {
+		stage(t, v, name, NewCanary(t))
+	}
+	expect := func(step string, states ...secrets.State) secrets.Named {
+		t.Helper()
+		n := must[secrets.Named](t)(other.Versions(ctx, name))
+		var got []secrets.State
+		for _, v := range slices.Backward(n.Versions) {
+			got = append(got, v.State)
+		}
+		if !slices.Equal(got, states) {
+			t.Errorf("%s: %v, want %v", step, got, states)
+		}
+		return n
+	}
+	ok := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantErr(t, "mark what is not there", v.Mark(ctx, name, 4, secrets.Staged, secrets.Verified), secrets.ErrNotFound)
+	wantErr(t, "mark no token", v.Mark(ctx, "bi/none", 1, secrets.Staged, secrets.Verified), secrets.ErrNotFound)
+	wantErr(t, "mark a bad name", v.Mark(ctx, "B", 1, secrets.Staged, secrets.Verified), secrets.ErrBadName)
+	for _, way := range [][2]secrets.State{{secrets.Staged, secrets.Active}, {secrets.Staged, secrets.Retired}, {secrets.Verified, secrets.Staged},
+		{secrets.Active, secrets.Retired}, {secrets.Rejected, secrets.Staged}, {secrets.Retired, secrets.Active}, {"", secrets.Verified}} {
+		wantErr(t, fmt.Sprint(way), v.Mark(ctx, name, 1, way[0], way[1]), secrets.ErrState)
+	}
+	wantErr(t, "not in that state", v.Mark(ctx, name, 1, secrets.Verified, secrets.Rejected), secrets.ErrConflict)
+	ok(v.Mark(ctx, name, 1, secrets.Staged, secrets.Verified))
+	n := expect("verified", secrets.Verified, secrets.Staged, secrets.Staged)
+	if n.Versions[2].Verified.IsZero() || n.Versions[2].Binding != Binding {
+		t.Errorf("verified: %+v", n.Versions[2])
+	}
+	wantErr(t, "verified twice", other.Mark(ctx, name, 1, secrets.Staged, secrets.Verified), secrets.ErrConflict)
+	ok(v.Activate(ctx, name, 1, 0))
+	wantErr(t, "retire what is active", other.Mark(ctx, name, 1, secrets.Retiring, secrets.Retired), secrets.ErrConflict)
+	ok(v.Mark(ctx, name, 2, secrets.Staged, secrets.Verified))
+	ok(v.Activate(ctx, name, 2, 1))
+	n = expect("rotated", secrets.Retiring, secrets.Active, secrets.Staged)
+	if n.Versions[2].Retiring.IsZero() || !n.Versions[1].Retiring.IsZero() {
+		t.Errorf("rotated: %+v", n)
+	}
+	ok(v.Activate(ctx, name, 1, 2)) // back again
+	if n = expect("rolled back", secrets.Active, secrets.Retiring, secrets.Staged); !n.Versions[2].Retiring.IsZero() {
+		t.Errorf("rolled back: %+v", n)
+	}
+	ok(v.Mark(ctx, name, 2, secrets.Retiring, secrets.Retired))
+	wantErr(t, "activate what is retired", other.Activate(ctx, name, 2, 1), secrets.ErrState)
+	ok(v.Mark(ctx, name, 3, secrets.Staged, secrets.Rejected))
+	wantErr(t, "activate what is rejected", other.Activate(ctx, name, 3, 1), secrets.ErrState)
+	wantErr(t, "reject twice", v.Mark(ctx, name, 3, secrets.Staged, secrets.Rejected), secrets.ErrConflict)
+	expect("at the end", secrets.Active, secrets.Retired, secrets.Rejected)
+	if token, d, err := other.Read(ctx, name, 0); err != nil || token.IsZero() || d.Number != 1 {
+		t.Errorf("the active one: %+v, %v", d, err)
+	}
+}
+
+// One operator verifies and activates while others reject: the version ends either way, never as both, and never active and rejected.
+func testMarkRace(t *testing.T, open func(*testing.T) secrets.Vault) {
+	v := open(t)
+	stage(t, v, "bi/x", NewCanary(t))
+	var wg sync.WaitGroup
+	var done [6]error
+	for i := range done {
+		mine := open(t)
+		wg.Go(func() {
+			if i%2 == 0 {
+				done[i] = mine.Mark(t.Context(), "bi/x", 1, secrets.Staged, secrets.Rejected)
+			} else {
+				done[i] = mine.Mark(t.Context(), "bi/x", 1, secrets.Staged, secrets.Verified)
+			}
+		})
+	}
+	wg.Wait()
+	winner := -1
+	for i, err := range done {
+		switch {
+		case err == nil && winner < 0:
+			winner = i
+		case err == nil:
+			t.Errorf("%d and %d both won", winner, i)
+		default:
+			wantErr(t, fmt.Sprint("loser ", i), err, secrets.ErrConflict)
+		}
+	}
+	state := must[secrets.Named](t)(v.Versions(t.Context(), "bi/x")).Versions[0].State
+	want := secrets.Rejected
+	if winner%2 == 1 {
+		want = secrets.Verified
+	}
+	if winner < 0 || state != want {
+		t.Errorf("%s, and %d won", state, winner)
 	}
 }
 
