@@ -29,7 +29,18 @@ type info struct {
 	Scope      scope.Stamp        `json:"scope"`
 	Query      string             `json:"query"`
 	SchemaDiff []string           `json:"schemaDiff,omitempty"`
-	Evidence   *evidence.Evidence `json:"evidence,omitempty"`
+	Evidence   *evidence.Evidence `json:"evidence,omitempty"` // of a whole table
+	Unit       string             `json:"unit,omitempty"`
+	Windows    []WindowChange     `json:"windows,omitempty"` // that were read; their evidence is in their files' tags
+	Expired    []string           `json:"expired,omitempty"` // windows that were removed
+}
+
+// WindowChange is a window that a version has read anew.
+type WindowChange struct {
+	Value string `json:"value"`
+	Rows  int64  `json:"rows"`
+	Files int    `json:"files"`
+	Bytes int64  `json:"bytes"`
 }
 
 // Version is one version of a dataset and where it comes from. Job and what follows it are empty for versions that another
@@ -51,7 +62,10 @@ type Version struct {
 	Scope      scope.Stamp        `json:"scope"`
 	Query      string             `json:"query,omitempty"`
 	SchemaDiff []string           `json:"schemaDiff,omitempty"`
-	Evidence   *evidence.Evidence `json:"evidence,omitempty"`
+	Evidence   *evidence.Evidence `json:"evidence,omitempty"` // of a whole table
+	Unit       string             `json:"unit,omitempty"`     // which of the run's commits
+	Windows    []WindowChange     `json:"windows,omitempty"`
+	Expired    []string           `json:"expired,omitempty"`
 }
 
 // versionOf decodes an entry's provenance. What cannot be decoded stays empty: commitInfo is free-form, and
@@ -70,6 +84,7 @@ func versionOf(e delta.Entry) Version {
 		var i info
 		if json.Unmarshal(raw, &i) == nil {
 			v.Job, v.Run, v.Table, v.Source, v.Scope, v.Query, v.SchemaDiff, v.Evidence = i.Job, i.Run, i.Table, i.Source, i.Scope, i.Query, i.SchemaDiff, i.Evidence
+			v.Unit, v.Windows, v.Expired = i.Unit, i.Windows, i.Expired
 		}
 	}
 	return v
@@ -149,6 +164,15 @@ func schemaOf(s *delta.Snapshot) (*arrow.Schema, error) {
 	return delta.ArrowSchema(fields)
 }
 
+// fileSchema is the schema of the table's files: the partition columns are in the log alone.
+func fileSchema(s *delta.Snapshot) (*arrow.Schema, error) {
+	fields, err := delta.ParseSchema(s.Metadata.SchemaString)
+	if err != nil {
+		return nil, err
+	}
+	return delta.ArrowSchema(withoutPartitions(fields, s.Metadata.PartitionColumns))
+}
+
 // LiveFile is a file of the current version.
 type LiveFile struct {
 	Key      string    `json:"key"`      // relative to the dataset
@@ -157,6 +181,7 @@ type LiveFile struct {
 	Rows     int64     `json:"rows"` // -1: the log does not say
 	Modified time.Time `json:"modified"`
 	Run      string    `json:"run,omitempty"`
+	Window   string    `json:"window,omitempty"` // of a table that is partitioned by window
 }
 
 // Files returns the files of the current version, sorted by key.
@@ -175,7 +200,7 @@ func (d *Dataset) files(s *delta.Snapshot) ([]LiveFile, error) {
 		if err != nil {
 			return nil, err
 		}
-		out[i] = LiveFile{Key: key, Location: d.b.Location(key), Size: f.Size, Rows: -1, Modified: time.UnixMilli(f.ModificationTime).UTC(), Run: f.Tags["tablexport.run"]}
+		out[i] = LiveFile{Key: key, Location: d.b.Location(key), Size: f.Size, Rows: -1, Modified: time.UnixMilli(f.ModificationTime).UTC(), Run: f.Tags[tagRun], Window: f.Tags[tagWindow]}
 		if f.Stats != "" {
 			if st, err := delta.ParseStats(f.Stats); err == nil {
 				out[i].Rows = st.NumRecords

@@ -56,7 +56,7 @@ func (d *Dataset) diff(ctx context.Context, from, to int64, key []string, atOnce
 		if sides[i] = s; s.Version < 0 {
 			return out, &noTable{d.name()}
 		}
-		if schemas[i], err = schemaOf(s); err != nil {
+		if schemas[i], err = fileSchema(s); err != nil {
 			return out, err
 		}
 		files, err := d.files(s)

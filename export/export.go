@@ -4,11 +4,15 @@
 // The protocol, with what a crash leaves in each gap:
 //
 //  1. Begin     read the log's snapshot; check the schema against it.   [nothing]
-//  2. Write     stream Parquet parts under names of this run.           [parts that no log entry names]
-//  3. Commit    judge the evidence; close and re-read the parts' footers. [the same]
-//  4. one put-if-absent of the next log entry: remove all old files, add the new, txn, commitInfo.
+//  2. Write     stream Parquet parts under names of this run, slice by slice: the whole table is one, or each window
+//     (partition) that is read anew.                                    [parts that no log entry names]
+//  3. Done      judge a slice's evidence; close and re-read its parts' footers. [the same]
+//  4. Commit    one put-if-absent of the next log entry: remove the files that are replaced, add the new, txn, commitInfo.
 //     [before: the previous version; after: the new one; an answer that was lost is resolved by looking]
 //  5. Sweep     what no log entry names and is old enough goes.          [parts, again the sweeper's]
+//
+// What is known of a window (when it was read, by which query, its evidence) is in the tags of its files, and so in the same
+// log entry as its rows: the two cannot disagree, and a rollback takes both back. A window without rows has one file without rows.
 //
 // Recovery is the same code: opening a dataset reads the log, and the sweeper removes leftovers. The files that a refresh
 // replaces stay where they are, so that a reader of the old version can finish and older versions can be read.
@@ -49,9 +53,12 @@ func Open(b store.Bucket, path string) *Dataset {
 // Spec is one refresh of a dataset.
 type Spec struct {
 	Job, RunID   string // letters, digits and . _ - ; the run id is what makes a repeated run recognisable
+	Unit         string // which of the run's commits this is; "" if the run has one
 	Table        string // the source table, "Crm_Sales_Order_Lines"
 	Source       string // instance name and host
 	Query        string // the request's text without host and credential
+	QueryID      string // its fingerprint: rows of two refreshes belong together only if theirs are equal
+	Partition    string // the column by which the table is partitioned, with the windows' values; "" = not partitioned
 	Scope        scope.Stamp
 	Description  string
 	Schema       *arrow.Schema // of the checked records; column comments in the field metadata ("comment")
@@ -78,6 +85,8 @@ func (s *Spec) validate() error {
 		return errors.New("export: there is no schema")
 	case s.Scope.Enforcement == "":
 		return errors.New("export: there is no scope stamp: a dataset always says under which scope it was published")
+	case s.Partition != "" && s.Schema.HasField(s.Partition):
+		return fmt.Errorf("export: the table has a column %s, so it cannot be partitioned by a column of that name", s.Partition)
 	case s.FileBytes < 0:
 		return fmt.Errorf("export: files of %d bytes cannot be made", s.FileBytes)
 	}
@@ -90,16 +99,22 @@ func (s *Spec) validate() error {
 	return nil
 }
 
-// appID is the application of the txn action: one per job, so that two jobs on one dataset are seen too.
-func (s *Spec) appID() string { return "tablexport/" + s.Job }
+// appID is the application of a txn action: one per job and window, so that two jobs on one dataset are seen too, and two
+// commits of one job meet only where they replace the same rows.
+func (s *Spec) appID(window string) string {
+	if window == "" {
+		return "tablexport/" + s.Job
+	}
+	return "tablexport/" + s.Job + "/" + window
+}
 
 // ErrRefused is in the error of Write for a record that no scope has checked, or another scope than the one that the dataset is stamped with.
 var ErrRefused = errors.New("the record was not checked by this refresh's scope")
 
-// ErrEnded is the error of a refresh that was committed or aborted, or failed before.
+// ErrEnded is the error of a refresh that was committed or aborted, or of a slice that has ended.
 var ErrEnded = errors.New("export: the refresh has ended")
 
-// RowMismatch is the error of Commit when the evidence speaks of another number of rows than was written.
+// RowMismatch is the error of [Slice.Done] when the evidence speaks of another number of rows than was written.
 type RowMismatch struct {
 	Evidence, Written int64
 }
@@ -112,10 +127,11 @@ func (e *RowMismatch) Error() string {
 // Commit is what was published.
 type Commit struct {
 	Version    int64
-	Rows       int64
+	Rows       int64 // written
 	Files      int
 	Bytes      int64
-	Removed    int      // files of the previous version
+	Removed    int      // files of the previous version that were replaced
+	Expired    []string // windows that were removed
 	SchemaDiff []string // how columns, job and scope differ from the version before: see [SchemaChange].Diff; "scope: narrow (verified) → all (unrestricted)"
 	Repeated   bool     // this run had been published before (txn): nothing new was written
 }

@@ -135,8 +135,32 @@ func proof(rows int) evidence.Evidence {
 	}
 }
 
+// refreshing is a refresh of a whole table with its one slice.
+type refreshing struct {
+	*Refresh
+	*Slice
+}
+
+// begin begins a refresh of a whole table.
+func begin(ctx context.Context, d *Dataset, sp Spec) (*refreshing, error) {
+	r, err := d.Begin(ctx, sp)
+	if err != nil {
+		return nil, err
+	}
+	s, err := r.Slice(SliceSpec{})
+	return &refreshing{r, s}, err
+}
+
+// Commit publishes the one slice.
+func (r *refreshing) Commit(ctx context.Context, ev evidence.Evidence) (Commit, error) {
+	if err := r.Done(ctx, ev); err != nil {
+		return Commit{}, err
+	}
+	return r.Refresh.Commit(ctx)
+}
+
 // fill writes rows of a generation in batches of ten.
-func fill(ctx context.Context, t testing.TB, r *Refresh, s *arrow.Schema, gen, rows int) error {
+func fill(ctx context.Context, t testing.TB, r *refreshing, s *arrow.Schema, gen, rows int) error {
 	t.Helper()
 	sc := everything(t, s)
 	for from := 0; from < rows; from += 10 {
@@ -158,7 +182,7 @@ func fill(ctx context.Context, t testing.TB, r *Refresh, s *arrow.Schema, gen, r
 // refresh is a whole run: what the runner does, Abort after every error included.
 func refresh(ctx context.Context, t testing.TB, d *Dataset, sp Spec, gen, rows int) (Commit, error) {
 	t.Helper()
-	r, err := d.Begin(ctx, sp)
+	r, err := begin(ctx, d, sp)
 	if err != nil {
 		return Commit{}, err
 	}
@@ -449,7 +473,7 @@ func TestWriteRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := memstore.New()
-			r, err := Open(b, "t").Begin(t.Context(), spec(t, "r"))
+			r, err := begin(t.Context(), Open(b, "t"), spec(t, "r"))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -495,7 +519,7 @@ func TestSpecRefusals(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			sp := spec(t, "r")
 			change(&sp)
-			if _, err := Open(memstore.New(), "t").Begin(t.Context(), sp); err == nil {
+			if _, err := begin(t.Context(), Open(memstore.New(), "t"), sp); err == nil {
 				t.Fatal("taken")
 			}
 		})
@@ -518,7 +542,7 @@ func TestCommitRefuses(t *testing.T) {
 			d := Open(b, "t")
 			mustRefresh(t, d, "r0", 0, 15)
 			before := keys(t, b, "")
-			r, err := d.Begin(t.Context(), spec(t, "r1"))
+			r, err := begin(t.Context(), d, spec(t, "r1"))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -579,7 +603,7 @@ func TestSchemaChanges(t *testing.T) {
 			sp := spec(t, "r1")
 			sp.Schema = c.schema
 			publish := func() (Commit, error) {
-				r, err := d.Begin(t.Context(), sp)
+				r, err := begin(t.Context(), d, sp)
 				if err != nil {
 					return Commit{}, err
 				}
@@ -626,7 +650,7 @@ func TestOtherJob(t *testing.T) {
 	sp := spec(t, "r1")
 	sp.Job = "invoices"
 	var other *OtherJob
-	_, err := d.Begin(t.Context(), sp)
+	_, err := begin(t.Context(), d, sp)
 	if !errors.As(err, &other) || *other != (OtherJob{Dataset: "t", Published: "order-lines", Job: "invoices"}) ||
 		!strings.Contains(err.Error(), "was published by job order-lines; job invoices would replace it; give it another path, or run with --accept-schema") {
 		t.Fatal(err)
@@ -642,7 +666,7 @@ func TestOtherJob(t *testing.T) {
 	}
 	mustWhole(t, b, 1, 7)
 	// From now on it is the other job's.
-	if _, err := d.Begin(t.Context(), spec(t, "r2")); !errors.As(err, &other) || other.Published != "invoices" {
+	if _, err := begin(t.Context(), d, spec(t, "r2")); !errors.As(err, &other) || other.Published != "invoices" {
 		t.Fatal(err)
 	}
 	sp.RunID, sp.AcceptSchema = "r3", false
@@ -676,7 +700,7 @@ func TestScopeChange(t *testing.T) {
 			for i, stamp := range []scope.Stamp{c.was, c.is} {
 				sp := spec(t, fmt.Sprint("r", i))
 				sp.Scope = stamp
-				r, err := d.Begin(t.Context(), sp)
+				r, err := begin(t.Context(), d, sp)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -718,7 +742,7 @@ func TestForeignTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	var change *SchemaChange
-	if _, err := d.Begin(t.Context(), spec(t, "r")); !errors.As(err, &change) || !strings.Contains(err.Error(), "partitioned by Day") {
+	if _, err := begin(t.Context(), d, spec(t, "r")); !errors.As(err, &change) || !strings.Contains(err.Error(), "partitioned by Day") {
 		t.Fatal(err)
 	}
 	sp := spec(t, "r")
@@ -738,7 +762,7 @@ func TestRepeatedRun(t *testing.T) {
 	d := Open(b, "t")
 	first := mustRefresh(t, d, "run-1", 0, 15)
 	before := keys(t, b, "")
-	r, err := d.Begin(t.Context(), spec(t, "run-1"))
+	r, err := begin(t.Context(), d, spec(t, "run-1"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -756,7 +780,7 @@ func TestRepeatedRun(t *testing.T) {
 		t.Fatalf("%v", after)
 	}
 	mustRefresh(t, d, "run-2", 1, 5)
-	if r, err = d.Begin(t.Context(), spec(t, "run-1")); err != nil {
+	if r, err = begin(t.Context(), d, spec(t, "run-1")); err != nil {
 		t.Fatal(err)
 	}
 	if c, ok := r.Published(); !ok || c.Version != 0 {
@@ -806,11 +830,11 @@ func TestTwoWriters(t *testing.T) {
 			if first {
 				mustRefresh(t, Open(b, "t"), "base", 9, 5)
 			}
-			var rs [4]*Refresh
+			var rs [4]*refreshing
 			for i := range rs {
 				sp := spec(t, fmt.Sprint("run-", i))
 				sp.Job, sp.AcceptSchema = fmt.Sprint("job-", i%2), true
-				r, err := Open(b, "t").Begin(t.Context(), sp)
+				r, err := begin(t.Context(), Open(b, "t"), sp)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -1005,7 +1029,7 @@ func TestSweep(t *testing.T) {
 			}
 		}
 		stay := keys(t, b, "")
-		dead, err := d.Begin(t.Context(), spec(t, "dead"))
+		dead, err := begin(t.Context(), d, spec(t, "dead"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -1169,7 +1193,7 @@ func TestCancelled(t *testing.T) {
 	mustRefresh(t, d, "run-0", 0, 5)
 	before := keys(t, b, "")
 	ctx, cancel := context.WithCancel(t.Context())
-	r, err := d.Begin(ctx, spec(t, "run-1"))
+	r, err := begin(ctx, d, spec(t, "run-1"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -140,7 +140,7 @@ func publishKinds(t *testing.T, d *Dataset, run string, s *arrow.Schema, rows in
 	sc := everything(t, s)
 	sp := spec(t, run)
 	sp.Schema, sp.Scope, sp.FileBytes = s, sc.Stamp(), 3000
-	r, err := d.Begin(t.Context(), sp)
+	r, err := begin(t.Context(), d, sp)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -162,7 +162,7 @@ func publishKinds(t *testing.T, d *Dataset, run string, s *arrow.Schema, rows in
 	return out
 }
 
-func writeRecord(t *testing.T, r *Refresh, sc *scope.Scope, rec arrow.Record) {
+func writeRecord(t *testing.T, r *refreshing, sc *scope.Scope, rec arrow.Record) {
 	t.Helper()
 	checked, err := sc.Check(rec)
 	if err != nil {

@@ -2,49 +2,38 @@ package export
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
+	"sync"
 	"time"
 
-	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/google/uuid"
 
 	"github.com/tablexport/tablexport/export/delta"
 	"github.com/tablexport/tablexport/export/parquet"
-	"github.com/tablexport/tablexport/export/store"
-	"github.com/tablexport/tablexport/odata/evidence"
 	"github.com/tablexport/tablexport/odata/scope"
 )
 
-// Refresh replaces the whole content of a dataset. It is not safe for concurrent use.
+// Refresh is one commit to be: the whole content of a dataset, or the windows that its slices name, and windows that expire. It is safe
+// for concurrent use; each of its slices is not.
 type Refresh struct {
-	d       *Dataset
-	spec    Spec
-	ctx     context.Context // of Begin: it governs the uploads, which outlive one Write
-	base    *delta.Snapshot
-	plan    *plan
-	attempt string // makes part names unique when a run is repeated
-	by      *scope.Scope
+	d    *Dataset
+	spec Spec
+	ctx  context.Context // of Begin: it governs the uploads, which outlive one Write
+	base *delta.Snapshot
+	plan *plan
 
 	repeated *Commit // this run is published already
-	rows     int64
-	open     *part
-	parts    []*part
-	err      error // why the refresh has ended
-	keep     bool  // a log entry may name the parts: they must not be deleted
-}
 
-// part is one Parquet file.
-type part struct {
-	key    string
-	upload store.Upload
-	w      *parquet.Writer
-	info   store.Info
-	footer parquet.Footer
+	mu      sync.Mutex
+	by      *scope.Scope
+	slices  []*Slice // in the order in which they were begun; not those that were discarded
+	expired []string
+	err     error // why the refresh has ended
+	keep    bool  // a log entry may name the parts: they must not be deleted
 }
 
 // Begin reads the snapshot and checks the schema. The error is *SchemaChange when the schema is not an addition of
@@ -63,10 +52,8 @@ func (d *Dataset) Begin(ctx context.Context, spec Spec) (*Refresh, error) {
 		return nil, err
 	}
 	r := &Refresh{d: d, spec: spec, ctx: ctx, base: base}
-	if _, known := base.Txns[spec.appID()]; known {
-		if r.repeated = published(base, &spec); r.repeated != nil {
-			return r, nil
-		}
+	if r.repeated = published(base, &spec); r.repeated != nil {
+		return r, nil
 	}
 	if r.plan, err = d.plan(base, &spec, uuid.NewString); err != nil {
 		return nil, err
@@ -75,9 +62,6 @@ func (d *Dataset) Begin(ctx context.Context, spec Spec) (*Refresh, error) {
 	if _, err := parquet.NewWriter(discard{}, spec.Schema, r.options()); err != nil {
 		return nil, err
 	}
-	var id [4]byte
-	_, _ = rand.Read(id[:]) // never fails
-	r.attempt = hex.EncodeToString(id[:])
 	return r, nil
 }
 
@@ -98,10 +82,10 @@ func published(base *delta.Snapshot, spec *Spec) *Commit {
 // commitOf is what e published if e is by this very run.
 func commitOf(e delta.Entry, spec *Spec) *Commit {
 	v := versionOf(e)
-	if v.Run != spec.RunID || v.Job != spec.Job {
+	if v.Run != spec.RunID || v.Job != spec.Job || v.Unit != spec.Unit {
 		return nil
 	}
-	return &Commit{Version: e.Version, Rows: v.Rows, Files: v.Files, Bytes: v.Bytes, Removed: v.Removed, Repeated: true}
+	return &Commit{Version: e.Version, Rows: v.Rows, Files: v.Files, Bytes: v.Bytes, Removed: v.Removed, Expired: v.Expired, Repeated: true}
 }
 
 // Published returns what an earlier attempt of this run has published, if it has.
@@ -120,8 +104,8 @@ func (r *Refresh) SchemaDiff() []string {
 	return r.plan.diff
 }
 
-// Rows is the number of rows written so far.
-func (r *Refresh) Rows() int64 { return r.rows }
+// Windows are the windows that the dataset holds at the version that the refresh builds on.
+func (r *Refresh) Windows() []Window { return WindowsOf(r.base) }
 
 func (r *Refresh) options() parquet.Options {
 	o := r.spec.Parquet
@@ -137,176 +121,50 @@ func (r *Refresh) options() parquet.Options {
 	return o
 }
 
-// Write appends rows. It takes nothing but what a scope has checked, and only from the scope that the dataset is stamped with.
-// The caller may release rows at once. After an error the refresh has ended.
-func (r *Refresh) Write(ctx context.Context, rows scope.Checked) error {
-	if r.err != nil {
-		return r.err
-	}
-	if err := r.admit(rows); err != nil {
-		return r.fail(err)
-	}
-	rec := rows.Record()
-	if r.repeated != nil || rec.NumRows() == 0 {
-		r.rows += rec.NumRows()
-		return nil
-	}
-	if err := ctx.Err(); err != nil {
-		return r.fail(fmt.Errorf("export: %w", context.Cause(ctx)))
-	}
-	if r.open == nil {
-		if err := r.begin(); err != nil {
-			return r.fail(err)
-		}
-	}
-	if err := r.open.w.Write(rec); err != nil {
-		return r.fail(err)
-	}
-	r.rows += rec.NumRows()
-	if r.open.w.Written() < r.spec.FileBytes {
-		return nil
-	}
-	if err := r.finish(ctx); err != nil {
-		return r.fail(err)
-	}
-	return nil
+// Expire removes windows with the commit. What is not there needs no removing.
+func (r *Refresh) Expire(values ...string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.expired = append(r.expired, values...)
 }
 
-// admit proves that rows are this refresh's: checked, by the scope of the stamp, with the columns of the schema.
-func (r *Refresh) admit(rows scope.Checked) error {
-	if !rows.OK() {
-		return fmt.Errorf("export: %w: it is empty", ErrRefused)
-	}
-	if by := rows.Scope(); by != r.by {
-		if !sameStamp(by.Stamp(), r.spec.Scope) {
-			return fmt.Errorf("export: %w: it comes from the scope %q, the dataset's is %q", ErrRefused, by.Stamp().Name, r.spec.Scope.Name)
-		}
-		r.by = by
-	}
-	got, want := rows.Record().Schema(), r.spec.Schema
-	if got.NumFields() != want.NumFields() {
-		return fmt.Errorf("export: the record has %d columns, the refresh %d", got.NumFields(), want.NumFields())
-	}
-	for i, g := range got.Fields() {
-		if w := want.Field(i); g.Name != w.Name || !arrow.TypeEqual(g.Type, w.Type) {
-			return fmt.Errorf("export: column %d of the record is %s %s, the refresh's is %s %s", i, g.Name, g.Type, w.Name, w.Type)
-		}
-	}
-	return nil
-}
-
-func (r *Refresh) fail(err error) error {
-	r.err = err
-	return err
-}
-
-// partKey names a part: the sweeper finds the run in it, and other engines' vacuum takes it for an ordinary data file.
-func partKey(run, attempt string, n int) string {
-	return fmt.Sprintf("part-%s-%s-%05d.zstd.parquet", run, attempt, n)
-}
-
-// begin starts a part. A crash from here to finish leaves an upload that no one sees (the driver's to sweep), and
-// after finish a part that no log entry names.
-func (r *Refresh) begin() error {
-	p := &part{key: partKey(r.spec.RunID, r.attempt, len(r.parts))}
-	var err error
-	if p.upload, err = r.d.b.Create(r.ctx, p.key); err != nil {
-		return fmt.Errorf("export: %w", err)
-	}
-	r.open = p
-	if p.w, err = parquet.NewWriter(p.upload, r.spec.Schema, r.options()); err != nil {
-		return err
-	}
-	return nil
-}
-
-// finish ends the open part and reads its footer back: a file counts only when a reader can open it.
-func (r *Refresh) finish(ctx context.Context) error {
-	p := r.open
-	var err error
-	if p.footer, err = p.w.Close(); err != nil {
-		return err
-	}
-	// From here on the part may be there, whatever the answer is.
-	r.parts, r.open = append(r.parts, p), nil
-	p.w = nil // its dictionaries and buffers are tens of megabytes, and the next file has its own
-	if p.info, err = p.upload.Commit(ctx); err != nil {
-		return fmt.Errorf("export: %w", err)
-	}
-	p.upload = nil
-	if p.info.Size != p.footer.Size {
-		return fmt.Errorf("export: %s has %d bytes in the store, %d were written", p.key, p.info.Size, p.footer.Size)
-	}
-	f, err := parquet.Open(r.d.readerAt(ctx, p.key), p.info.Size)
-	if err != nil {
-		return fmt.Errorf("export: %s cannot be read back: %w", p.key, err)
-	}
-	if err := f.Check(p.footer); err != nil {
-		return fmt.Errorf("export: %s: %w", p.key, err)
-	}
-	return nil
-}
-
-// Commit publishes what was written, if ev proves it complete and its row count is ours. After any error the previous
-// version stands, with one exception that names itself: *delta.Unresolved says that it is not known (the store did not answer);
-// a repeated run with the same RunID finds out.
+// Commit publishes all slices, which must be done, and removes what has expired. After any error the previous version stands, with one
+// exception that names itself: *delta.Unresolved says that it is not known (the store did not answer); a repeated run with the same
+// RunID finds out.
 //
-// The other errors: *evidence.Incomplete, *RowMismatch, *delta.Conflict, store errors. An empty scan publishes a version without files.
-func (r *Refresh) Commit(ctx context.Context, ev evidence.Evidence) (Commit, error) {
+// The other errors: *delta.Conflict, *SchemaChange, store errors. A scan without rows publishes all the same.
+func (r *Refresh) Commit(ctx context.Context) (Commit, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.err != nil {
 		return Commit{}, r.err
 	}
+	r.err = ErrEnded
 	if r.repeated != nil {
-		r.err = ErrEnded
 		return *r.repeated, nil
 	}
-	if err := ev.Judge(); err != nil {
-		return Commit{}, r.fail(err)
+	if len(r.slices)+len(r.expired) == 0 {
+		return Commit{}, errors.New("export: there is nothing to publish: no slice was begun")
 	}
-	if ev.Rows != r.rows {
-		return Commit{}, r.fail(&RowMismatch{Evidence: ev.Rows, Written: r.rows})
+	for _, s := range r.slices {
+		if !s.done {
+			return Commit{}, fmt.Errorf("export: the slice %q is not done", s.spec.Value)
+		}
+		if err := s.settle(ctx); err != nil {
+			return Commit{}, err
+		}
 	}
-	if err := r.settle(ctx); err != nil {
-		return Commit{}, r.fail(err)
-	}
-	c, err := r.publish(ctx, ev)
-	if err != nil {
-		return Commit{}, r.fail(err)
-	}
-	r.err = ErrEnded
-	return c, nil
+	return r.publish(ctx)
 }
 
-// settle ends the last part and sees that all are still there: a sweeper with a clock of its own could have taken a
-// part of a run that slept for days.
-func (r *Refresh) settle(ctx context.Context) error {
-	if r.open != nil {
-		if err := r.finish(ctx); err != nil {
-			return err
-		}
-	}
-	for _, p := range r.parts {
-		info, err := r.d.b.Stat(ctx, p.key)
-		if err != nil {
-			return fmt.Errorf("export: a part of this refresh cannot be found any more: %w", err)
-		}
-		if info.Size != p.footer.Size {
-			return fmt.Errorf("export: %s has %d bytes in the store, %d were written", p.key, info.Size, p.footer.Size)
-		}
-	}
-	return nil
-}
-
-func (r *Refresh) publish(ctx context.Context, ev evidence.Evidence) (Commit, error) {
-	c := Commit{Rows: r.rows, Files: len(r.parts), Removed: len(r.base.Files), SchemaDiff: r.plan.diff}
-	for _, p := range r.parts {
-		c.Bytes += p.footer.Size
-	}
-	actions, err := r.actions(ev, &c)
-	if err != nil {
-		return c, err
-	}
-	c.Version, err = r.d.log.Commit(ctx, r.base, actions)
+func (r *Refresh) publish(ctx context.Context) (c Commit, err error) {
+	c.Version, err = r.d.log.Apply(ctx, r.base, delta.Change{
+		Touches: r.touches(),
+		Build: func(base *delta.Snapshot) (actions []delta.Action, err error) {
+			actions, c, err = r.actions(base)
+			return actions, err
+		},
+	})
 	if err == nil {
 		r.keep = true
 		return c, nil
@@ -329,43 +187,109 @@ func (r *Refresh) publish(ctx context.Context, ev evidence.Evidence) (Commit, er
 	return c, err
 }
 
-// actions is the log entry.
-func (r *Refresh) actions(ev evidence.Evidence, c *Commit) ([]delta.Action, error) {
+// touches tells the partitions whose rows this commit replaces; nil where it is all of them.
+func (r *Refresh) touches() func(values map[string]*string) bool {
+	if r.spec.Partition == "" || r.base.Version < 0 || r.repartitions() {
+		return nil
+	}
+	touched := map[string]bool{}
+	for _, s := range r.slices {
+		touched[s.spec.Value] = true
+	}
+	for _, value := range r.expired {
+		touched[value] = true
+	}
+	return func(values map[string]*string) bool { return touched[partitionValue(values, r.spec.Partition)] }
+}
+
+// repartitions: the published files lie in other partitions than ours, or in none.
+func (r *Refresh) repartitions() bool {
+	was := r.base.Metadata.PartitionColumns
+	return len(was) != 1 || was[0] != r.spec.Partition
+}
+
+// partitionValue is the value of the partition column; "" where it is null.
+func partitionValue(values map[string]*string, column string) string {
+	if v := values[column]; v != nil {
+		return *v
+	}
+	return ""
+}
+
+// actions is the log entry on top of base.
+func (r *Refresh) actions(base *delta.Snapshot) ([]delta.Action, Commit, error) {
 	now := r.spec.Now()
-	ms := now.UnixMilli()
-	out := []delta.Action{{CommitInfo: r.commitInfo(ev, c, now)}}
+	c := Commit{SchemaDiff: r.plan.diff}
+	files, err := r.removes(base, now, &c)
+	if err != nil {
+		return nil, c, err
+	}
+	var txns []delta.Action
+	for _, s := range r.slices {
+		adds, err := s.adds()
+		if err != nil {
+			return nil, c, err
+		}
+		files = append(files, adds...)
+		c.Rows, c.Files, c.Bytes = c.Rows+s.rows, c.Files+len(s.parts), c.Bytes+s.bytes()
+		app := r.spec.appID(s.spec.Value)
+		txns = append(txns, delta.Action{Txn: &delta.Txn{AppID: app, Version: base.Txns[app].Version + 1, LastUpdated: now.UnixMilli()}})
+	}
+	out := []delta.Action{{CommitInfo: r.commitInfo(base, &c, now)}}
 	if r.plan.protocol != nil {
 		out = append(out, delta.Action{Protocol: r.plan.protocol})
 	}
 	if r.plan.metadata != nil {
 		out = append(out, delta.Action{Metadata: r.plan.metadata})
 	}
-	app := r.spec.appID()
-	out = append(out, delta.Action{Txn: &delta.Txn{AppID: app, Version: r.base.Txns[app].Version + 1, LastUpdated: ms}})
-	for _, f := range r.base.Files {
+	return slices.Concat(out, txns, files), c, nil
+}
+
+// removes are the files that make room. Where the columns have changed in a way that old files do not fit, none may stay.
+func (r *Refresh) removes(base *delta.Snapshot, now time.Time, c *Commit) (out []delta.Action, err error) {
+	touched := r.touches()
+	gone := map[string]bool{}
+	for _, f := range base.Files {
+		value := partitionValue(f.PartitionValues, r.spec.Partition)
+		if touched != nil && !touched(f.PartitionValues) {
+			if r.plan.breaks {
+				return nil, fmt.Errorf("window %s would stay as it is: read all windows anew in one commit: %w", value, &SchemaChange{Dataset: r.d.name(), Diff: r.plan.diff})
+			}
+			continue
+		}
+		gone[value] = true
 		out = append(out, delta.Action{Remove: &delta.Remove{
-			Path: f.Path, DeletionTimestamp: ms, DataChange: true,
+			Path: f.Path, DeletionTimestamp: now.UnixMilli(), DataChange: true,
 			ExtendedFileMetadata: true, PartitionValues: f.PartitionValues, Size: f.Size,
 		}})
 	}
-	for _, p := range r.parts {
-		stats, err := statsOf(r.spec.Schema, p.footer).JSON()
-		if err != nil {
-			return nil, err
+	c.Removed = len(out)
+	for _, value := range r.expired {
+		if gone[value] {
+			c.Expired = append(c.Expired, value)
 		}
-		out = append(out, delta.Action{Add: &delta.Add{
-			Path: delta.EncodePath(p.key), Size: p.footer.Size, ModificationTime: p.info.Modified.UnixMilli(),
-			DataChange: true, Stats: stats, Tags: map[string]string{"tablexport.run": r.spec.RunID},
-		}})
 	}
 	return out, nil
 }
 
-func (r *Refresh) commitInfo(ev evidence.Evidence, c *Commit, now time.Time) delta.CommitInfo {
-	info := delta.CommitInfo{
+func (r *Refresh) commitInfo(base *delta.Snapshot, c *Commit, now time.Time) delta.CommitInfo {
+	origin := info{
+		Job: r.spec.Job, Run: r.spec.RunID, Unit: r.spec.Unit, Table: r.spec.Table, Source: r.spec.Source,
+		Scope: r.spec.Scope, Query: r.spec.Query, SchemaDiff: c.SchemaDiff, Expired: c.Expired,
+	}
+	parameters := map[string]string{"mode": "Overwrite", "partitionBy": "[]"}
+	if r.spec.Partition == "" {
+		origin.Evidence = &r.slices[0].evidence[0]
+	} else {
+		parameters["partitionBy"] = fmt.Sprintf("[%q]", r.spec.Partition)
+		for _, s := range r.slices {
+			origin.Windows = append(origin.Windows, WindowChange{Value: s.spec.Value, Rows: s.rows, Files: len(s.parts), Bytes: s.bytes()})
+		}
+	}
+	out := delta.CommitInfo{
 		"timestamp":           now.UnixMilli(),
 		"operation":           "WRITE",
-		"operationParameters": map[string]string{"mode": "Overwrite", "partitionBy": "[]"},
+		"operationParameters": parameters,
 		"isolationLevel":      "Serializable",
 		"isBlindAppend":       false,
 		"engineInfo":          r.spec.Engine,
@@ -375,40 +299,22 @@ func (r *Refresh) commitInfo(ev evidence.Evidence, c *Commit, now time.Time) del
 			"numOutputBytes":  strconv.FormatInt(c.Bytes, 10),
 			"numRemovedFiles": strconv.Itoa(c.Removed),
 		},
-		infoKey: info{
-			Job: r.spec.Job, Run: r.spec.RunID, Table: r.spec.Table, Source: r.spec.Source,
-			Scope: r.spec.Scope, Query: r.spec.Query, Evidence: &ev, SchemaDiff: c.SchemaDiff,
-		},
+		infoKey: origin,
 	}
-	if r.base.Version >= 0 {
-		info["readVersion"] = r.base.Version
+	if base.Version >= 0 {
+		out["readVersion"] = base.Version
 	} else {
-		info["operation"] = "CREATE TABLE AS SELECT"
+		out["operation"] = "CREATE TABLE AS SELECT"
 	}
-	return info
-}
-
-// statsOf are the statistics of a file for its add action.
-func statsOf(schema *arrow.Schema, f parquet.Footer) *delta.Stats {
-	s := delta.NewStats(f.Rows)
-	for _, fd := range schema.Fields() {
-		c := f.Columns[fd.Name]
-		s.Column(fd.Name, c.NullCount, statValue(c.Min), statValue(c.Max))
-	}
-	return s
-}
-
-func statValue(v any) any {
-	if d, ok := v.(parquet.Decimal); ok {
-		return jsonNumber(d)
-	}
-	return v
+	return out
 }
 
 // Abort drops the staged parts. It does nothing after Commit has published, and nothing where that is not known: then the
-// sweeper settles it. It is safe to call after every error, and more than once. An ended ctx does not keep it from cleaning up, for
-// half a minute at most.
+// sweeper settles it. It is safe to call after every error, and more than once; slices must not be written any more. An ended ctx does not
+// keep it from cleaning up, for half a minute at most.
 func (r *Refresh) Abort(ctx context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTime)
 	defer cancel()
 	if r.keep {
@@ -426,20 +332,9 @@ const abortTime = 30 * time.Second
 // drop removes what was staged, as far as it can. What it cannot is the sweeper's.
 func (r *Refresh) drop(ctx context.Context) error {
 	var errs []error
-	if r.open != nil {
-		errs = append(errs, r.open.upload.Abort(ctx))
-		r.open = nil
+	for _, s := range r.slices {
+		errs = append(errs, s.drop(ctx))
 	}
-	var left []*part
-	for _, p := range r.parts {
-		if p.upload != nil { // its end is not known: committed, it does nothing
-			errs = append(errs, p.upload.Abort(ctx))
-		}
-		if err := r.d.b.Delete(ctx, p.key); err != nil {
-			errs, left = append(errs, err), append(left, p)
-		}
-	}
-	r.parts = left
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("export: dropping the parts of run %s: %w", r.spec.RunID, err)
 	}

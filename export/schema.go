@@ -2,6 +2,7 @@ package export
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/tablexport/tablexport/export/delta"
@@ -42,16 +43,17 @@ func describe(f delta.Field) string {
 
 // reconcile compares the published columns with those of a refresh. fields is the schema to publish: the published
 // order, and new columns behind it (readers go by name, and people by position). additive is false when anything but new nullable
-// columns and comments differs. A change of order alone changes nothing.
-func reconcile(old, fresh []delta.Field, partitions []string) (fields []delta.Field, diff []string, additive bool) {
+// columns and comments differs. A change of order alone changes nothing. The partition columns, those published (was) and those
+// of the refresh (is), are not among the fields.
+func reconcile(old, fresh []delta.Field, was, is []string) (fields []delta.Field, diff []string, additive bool) {
 	additive = true
 	now := make(map[string]delta.Field, len(fresh))
 	for _, f := range fresh {
 		now[f.Name] = f
 	}
-	was := make(map[string]bool, len(old))
+	there := make(map[string]bool, len(old))
 	for _, o := range old {
-		was[o.Name] = true
+		there[o.Name] = true
 		f, ok := now[o.Name]
 		if !ok {
 			diff, additive = append(diff, fmt.Sprintf("- %s %s", o.Name, describe(o))), false
@@ -66,16 +68,33 @@ func reconcile(old, fresh []delta.Field, partitions []string) (fields []delta.Fi
 		}
 	}
 	for _, f := range fresh {
-		if !was[f.Name] {
+		if !there[f.Name] {
 			fields = append(fields, f)
 			diff = append(diff, fmt.Sprintf("+ %s %s", f.Name, describe(f)))
 			additive = additive && f.Nullable
 		}
 	}
-	if len(partitions) > 0 {
-		diff, additive = append(diff, fmt.Sprintf("~ partitioned by %s → not partitioned", strings.Join(partitions, ", "))), false
+	if !slices.Equal(was, is) {
+		diff, additive = append(diff, fmt.Sprintf("~ %s → %s", partitioned(was), partitioned(is))), false
 	}
 	return fields, diff, additive
+}
+
+func partitioned(by []string) string {
+	if len(by) == 0 {
+		return "not partitioned"
+	}
+	return "partitioned by " + strings.Join(by, ", ")
+}
+
+// partitionField is the column that says which window a row is in. It is not in the files: the log has it.
+func partitionField(name string) delta.Field {
+	return delta.Field{Name: name, Type: "string", Nullable: true, Metadata: map[string]any{"comment": "The period that the row was read in: the window of the refresh."}}
+}
+
+// withoutPartitions are the fields that files hold.
+func withoutPartitions(fields []delta.Field, partitions []string) []delta.Field {
+	return slices.DeleteFunc(slices.Clone(fields), func(f delta.Field) bool { return slices.Contains(partitions, f.Name) })
 }
 
 // withMetadata keeps what other engines have noted on a column, and takes the comment from the refresh.
@@ -98,6 +117,7 @@ type plan struct {
 	metadata *delta.Metadata // nil: as published
 	protocol *delta.Protocol // nil: as published
 	diff     []string        // of the columns, then of job and scope
+	breaks   bool            // files of the published version do not fit the new columns: none of them may stay
 }
 
 func (d *Dataset) plan(base *delta.Snapshot, spec *Spec, newID func() string) (*plan, error) {
@@ -106,7 +126,10 @@ func (d *Dataset) plan(base *delta.Snapshot, spec *Spec, newID func() string) (*
 		return nil, err
 	}
 	p := &plan{}
-	fields := fresh
+	fields, partitions := fresh, []string{}
+	if spec.Partition != "" {
+		partitions = append(partitions, spec.Partition)
+	}
 	if base.Version >= 0 {
 		conf := base.Metadata.Configuration
 		if job := conf[confJob]; job != "" && job != spec.Job && !spec.AcceptSchema {
@@ -116,13 +139,18 @@ func (d *Dataset) plan(base *delta.Snapshot, spec *Spec, newID func() string) (*
 		if err != nil {
 			return nil, err
 		}
-		merged, diff, additive := reconcile(old, fresh, base.Metadata.PartitionColumns)
+		was := base.Metadata.PartitionColumns
+		merged, diff, additive := reconcile(withoutPartitions(old, was), fresh, was, partitions)
 		if !additive && !spec.AcceptSchema {
 			return nil, &SchemaChange{Dataset: d.name(), Diff: diff}
 		}
+		p.breaks = !additive
 		if p.diff = append(diff, originDiff(conf, provenance(spec))...); additive {
 			fields = merged
 		}
+	}
+	if spec.Partition != "" {
+		fields = append(fields, partitionField(spec.Partition))
 	}
 	text, err := delta.SchemaString(fields)
 	if err != nil {
@@ -130,7 +158,7 @@ func (d *Dataset) plan(base *delta.Snapshot, spec *Spec, newID func() string) (*
 	}
 	meta := base.Metadata
 	meta.Name, meta.Description, meta.SchemaString = spec.Table, spec.Description, text
-	meta.PartitionColumns = []string{}
+	meta.PartitionColumns = partitions
 	meta.Configuration = configuration(base.Metadata.Configuration, spec)
 	if base.Version < 0 {
 		meta.ID, meta.CreatedTime = newID(), spec.Now().UnixMilli()

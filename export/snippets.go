@@ -28,7 +28,7 @@ func (d *Dataset) Snippets(ctx context.Context) ([]Snippet, error) {
 	if err != nil {
 		return nil, err
 	}
-	at := place{location: d.Location(), remote: strings.HasPrefix(d.Location(), "s3://"), view: viewName(s)}
+	at := place{location: d.Location(), remote: strings.HasPrefix(d.Location(), "s3://"), view: viewName(s), windows: len(s.Metadata.PartitionColumns) > 0}
 	return []Snippet{at.duckdb(), at.duckdbFiles(files, s.Version), at.spark(), at.powerBI(), at.pandas(), at.polars()}, nil
 }
 
@@ -37,6 +37,7 @@ type place struct {
 	location string
 	remote   bool
 	view     string
+	windows  bool // the files lie in directories of their window, whose names carry a column
 }
 
 // viewName is the name of the source table as an SQL identifier.
@@ -94,7 +95,11 @@ func (p place) duckdbFiles(files []LiveFile, version int64) Snippet {
 	if p.remote {
 		out.Text = s3Secret
 	}
-	out.Text += fmt.Sprintf("CREATE OR REPLACE VIEW %s AS SELECT * FROM read_parquet([%s\n], union_by_name = true);\nSELECT count(*) FROM %[1]s;", p.view, list.String())
+	options := "union_by_name = true"
+	if p.windows {
+		options += ", hive_partitioning = true, hive_types_autocast = false"
+	}
+	out.Text += fmt.Sprintf("CREATE OR REPLACE VIEW %s AS SELECT * FROM read_parquet([%s\n], %s);\nSELECT count(*) FROM %[1]s;", p.view, list.String(), options)
 	return out
 }
 

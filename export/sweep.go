@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"time"
 
 	"github.com/tablexport/tablexport/export/store"
@@ -20,8 +21,9 @@ type SweepReport struct {
 	Uploads        int   // unfinished uploads that were dropped (temporary files, multipart uploads)
 }
 
-// partName matches partKey, and gives the run and its attempt.
-var partName = regexp.MustCompile(`^part-(.+-[0-9a-f]{8})-[0-9]{5,}\.zstd\.parquet$`)
+// partName matches what Slice.partKey makes, and gives the run and the attempt: a scan into a slice, whose parts are published
+// together or not at all.
+var partName = regexp.MustCompile(`^(?:[^/=]+=[^/]+/)?part-(.+)-([0-9a-f]{8})-[0-9]{5,}\.zstd\.parquet$`)
 
 // Sweep removes data files that no log entry names and that are older than age (at least an hour, so that a
 // running refresh is never robbed), and uploads that were never finished.
@@ -48,8 +50,13 @@ func (d *Dataset) sweep(ctx context.Context, now time.Time, age time.Duration, d
 		}
 		limit := now.Add(-age)
 		for _, run := range runs {
-			if err := d.sweepRun(ctx, run, named, limit, dryRun, &report); err != nil {
-				return report, err
+			if run.newest.After(limit) {
+				continue // still at work
+			}
+			for _, parts := range run.attempts {
+				if err := d.sweepParts(ctx, parts, named, dryRun, &report); err != nil {
+					return report, err
+				}
 			}
 		}
 	}
@@ -64,13 +71,11 @@ func (d *Dataset) sweep(ctx context.Context, now time.Time, age time.Duration, d
 	return report, nil
 }
 
-func (d *Dataset) sweepRun(ctx context.Context, run []store.Info, named map[string]bool, limit time.Time, dryRun bool, report *SweepReport) error {
-	for _, f := range run {
-		if named[f.Key] || f.Modified.After(limit) {
-			return nil // published, or still at work
-		}
+func (d *Dataset) sweepParts(ctx context.Context, parts []store.Info, named map[string]bool, dryRun bool, report *SweepReport) error {
+	if slices.ContainsFunc(parts, func(f store.Info) bool { return named[f.Key] }) {
+		return nil // published
 	}
-	for _, f := range run {
+	for _, f := range parts {
 		report.Found++
 		report.Bytes += f.Size
 		if dryRun {
@@ -84,16 +89,33 @@ func (d *Dataset) sweepRun(ctx context.Context, run []store.Info, named map[stri
 	return nil
 }
 
-// staged are the parts in the dataset's directory by run and attempt. A run's parts are published together or not at all.
-func (d *Dataset) staged(ctx context.Context) (map[string][]store.Info, error) {
-	runs := map[string][]store.Info{}
-	for f, err := range d.b.List(ctx, "part-", "") {
+// stagedRun are the parts of one run, by attempt. A run of many windows is at work for long, and publishes its first parts with its last:
+// its newest part says how old it is.
+type stagedRun struct {
+	newest   time.Time
+	attempts map[string][]store.Info
+}
+
+// staged are the parts in the dataset's directory, and in those of its windows, by run.
+func (d *Dataset) staged(ctx context.Context) (map[string]*stagedRun, error) {
+	runs := map[string]*stagedRun{}
+	for f, err := range d.b.List(ctx, "", "") {
 		if err != nil {
 			return nil, fmt.Errorf("export: looking for leftovers: %w", err)
 		}
-		if m := partName.FindStringSubmatch(f.Key); m != nil {
-			runs[m[1]] = append(runs[m[1]], f)
+		m := partName.FindStringSubmatch(f.Key)
+		if m == nil {
+			continue
 		}
+		run := runs[m[1]]
+		if run == nil {
+			run = &stagedRun{attempts: map[string][]store.Info{}}
+			runs[m[1]] = run
+		}
+		if f.Modified.After(run.newest) {
+			run.newest = f.Modified
+		}
+		run.attempts[m[2]] = append(run.attempts[m[2]], f)
 	}
 	return runs, nil
 }

@@ -34,7 +34,7 @@ func (d *Dataset) Verify(ctx context.Context) (VerifyReport, error) {
 		return VerifyReport{}, err
 	}
 	report := VerifyReport{Version: s.Version, Files: len(s.Files)}
-	schema, err := schemaOf(s)
+	schema, err := fileSchema(s)
 	if err != nil {
 		return report, err
 	}
@@ -51,16 +51,22 @@ func (d *Dataset) Verify(ctx context.Context) (VerifyReport, error) {
 	return report, nil
 }
 
-// verifyRows compares the rows with what the newest version says it wrote, if that version is a refresh of ours: it is the whole table then.
-func verifyRows(s *delta.Snapshot, rows int64) []string {
-	if len(s.Recent) == 0 {
-		return nil
+// verifyRows compares the rows with what their scans have counted: of the whole table if the newest version is a whole refresh of ours, of
+// every window otherwise.
+func verifyRows(s *delta.Snapshot, rows int64) (problems []string) {
+	for _, w := range WindowsOf(s) {
+		if w.Recorded >= 0 && w.Rows != w.Recorded {
+			problems = append(problems, fmt.Sprintf("window %s: the files hold %d rows, its scan says %d", w.Value, w.Rows, w.Recorded))
+		}
+	}
+	if len(s.Recent) == 0 || len(s.Metadata.PartitionColumns) > 0 {
+		return problems
 	}
 	v := versionOf(s.Recent[0])
-	if v.Run == "" || v.Rows == rows {
-		return nil
+	if v.Run == "" || v.Evidence == nil || v.Rows == rows {
+		return problems
 	}
-	return []string{fmt.Sprintf("version %d: the files hold %d rows, the commit says %d", v.Version, rows, v.Rows)}
+	return append(problems, fmt.Sprintf("version %d: the files hold %d rows, the commit says %d", v.Version, rows, v.Rows))
 }
 
 func (d *Dataset) verifyFile(ctx context.Context, f delta.Add, schema *arrow.Schema) (problems []string, rows, size int64, err error) {

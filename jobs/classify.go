@@ -212,6 +212,9 @@ var rules = []rule{
 	{Data, as[*delta.Corrupt]},
 	{Data, as[*delta.Unsupported]},
 	{Data, as[*export.RowMismatch]},
+	{Data, as[*OutsideWindow]},
+	{Data, as[*MovedError]},
+	{Data, as[*GapError]},
 	{Data, as[*parquet.CellError]},
 	{Data, is(parquet.ErrNull, parquet.ErrRange, parquet.ErrText)},
 

@@ -214,7 +214,7 @@ func (x *run) readKeys(ctx context.Context, session *odata.Session, plan *OwnerP
 	if q.Paging == odata.Key || q.Paging == odata.Offset {
 		q.Paging = odata.Auto // as the job's table is paged says nothing about another one
 	}
-	q.Progress = func(p odata.Progress) { x.progress(ReadingOwners, 1, p) }
+	q.Progress = func(p odata.Progress) { x.progress(Progress{Phase: ReadingOwners, Attempt: 1, Scan: p}) }
 	ev, err := x.proven(ctx, session, q, own, func(rows scope.Checked) error {
 		if *left -= int(rows.Record().NumRows()); *left < 0 {
 			return &TooManyOwners{Scope: x.plan.Job.ScopeName, Table: plan.Table.Name, Limit: x.plan.OwnerKeyLimit()}
@@ -232,15 +232,32 @@ func (x *run) readKeys(ctx context.Context, session *odata.Session, plan *OwnerP
 
 // proven scans q and hands on what p has proven. The evidence is judged.
 func (x *run) proven(ctx context.Context, session *odata.Session, q odata.Query, p *prover, write func(scope.Checked) error) (evidence.Evidence, error) {
+	scan, err := x.provenScan(ctx, session, q, p, write)
+	if scan == nil {
+		return evidence.Evidence{Attempts: q.Attempt}, err
+	}
+	return scan.Evidence(), err
+}
+
+// provenScan is proven for who needs the scan itself; it is nil if it could not be started. What q.Inspect says of a record comes behind what the
+// scope says.
+func (x *run) provenScan(ctx context.Context, session *odata.Session, q odata.Query, p *prover, write func(scope.Checked) error) (*odata.Scan, error) {
 	t := x.newTester(session, p, write)
 	defer t.release()
-	q.Inspect = t.inspect
+	further := q.Inspect
+	q.Inspect = func(rec arrow.Record, before int64) error {
+		err := t.inspect(rec, before)
+		if err == nil && further != nil {
+			err = further(rec, before)
+		}
+		return err
+	}
 	if x.LowMemory {
 		q.Ahead = -1
 	}
 	scan, err := session.Scan(q)
 	if err != nil {
-		return evidence.Evidence{Attempts: q.Attempt}, err
+		return nil, err
 	}
 	read := int64(0)
 	for rec, rerr := range scan.Records(ctx) {
@@ -253,10 +270,10 @@ func (x *run) proven(ctx context.Context, session *odata.Session, q odata.Query,
 		read += rec.NumRows()
 	}
 	if err = t.settle(ctx, err); err != nil {
-		return scan.Evidence(), err
+		return scan, err
 	}
 	ev := scan.Evidence()
-	return ev, ev.Judge()
+	return scan, ev.Judge()
 }
 
 // The bounds of what is held aside until a scan has ended. A table whose rows get new owners faster than that while it is read is read again, with

@@ -33,24 +33,26 @@ type Job struct {
 	PageSize     int
 	Store        string
 	Path         string // of the dataset, in its store
+	Refresh      Refresh
 }
 
 // Plan is what a run of a job will ask and publish. It is made without asking anyone.
 type Plan struct {
-	Job     Job
-	Table   *edm.Table
-	Publish []string      // the columns of the dataset
-	Fetch   []string      // the columns that are asked for: Publish, then what only the scope needs
-	Filter  filter.Bound  // the job's filter and the scope's rule, as the server is asked
-	Scope   *scope.Scope  //
-	Fetched *arrow.Schema // of fetched records
-	Owners  []*OwnerPlan  // owner tables that are read first, since the scope is proven by them
-	Notes   []string      // what a person should know before running it
+	Job      Job
+	Table    *edm.Table
+	Publish  []string      // the columns of the dataset
+	Fetch    []string      // the columns that are asked for: Publish, then what only the scope or the windows need
+	Filter   filter.Bound  // the job's filter and the scope's rule, as the server is asked
+	Scope    *scope.Scope  //
+	Fetched  *arrow.Schema // of fetched records
+	Windowed *Windowed     // how the table is read by period; nil: whole
+	Owners   []*OwnerPlan  // owner tables that are read first, since the scope is proven by them
+	Notes    []string      // what a person should know before running it
 }
 
 // FieldProblem is one thing to change in a job's configuration.
 type FieldProblem struct {
-	Field  string // "instance", "table", "select", "select[2]", "filter", "scope", "where" (of the scope), "paging", "path"
+	Field  string // "instance", "table", "select", "select[2]", "filter", "scope", "where" (of the scope), "paging", "path", "refresh.by"
 	Offset int    // byte offset inside the field's text; other than 0 for "filter" and "where" only
 	Text   string
 	Hint   string
@@ -82,6 +84,7 @@ func NewPlan(job Job, model *edm.Model) (*Plan, error) {
 	if b.Table != nil {
 		b.columns()
 		b.filters()
+		b.refresh()
 	}
 	if len(b.problems) == 0 {
 		b.bind()
@@ -235,7 +238,11 @@ func (b *planner) offset(outline string) int {
 // bind joins the parts, which are sound each on its own.
 func (b *planner) bind() {
 	b.Fetch = slices.Clone(b.Publish)
-	for _, name := range b.rules().Columns() {
+	needed := b.rules().Columns()
+	if b.Windowed != nil && b.Windowed.Checked != "" {
+		needed = append(needed, b.Windowed.Checked)
+	}
+	for _, name := range needed {
 		if !slices.Contains(b.Fetch, name) {
 			b.Fetch = append(b.Fetch, name)
 		}

@@ -369,8 +369,14 @@ func readBack(ctx context.Context, b store.Bucket, path string) (columns []strin
 	if err != nil {
 		return nil, nil, err
 	}
+	snapshot, err := d.Snapshot(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
 	for _, f := range schema.Fields() {
-		columns = append(columns, f.Name)
+		if !slices.Contains(snapshot.Metadata.PartitionColumns, f.Name) { // those are not in the files
+			columns = append(columns, f.Name)
+		}
 	}
 	files, err := d.Files(ctx)
 	if err != nil {

@@ -9,8 +9,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
+	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/google/uuid"
 
 	"github.com/tablexport/tablexport/export"
@@ -18,6 +20,7 @@ import (
 	"github.com/tablexport/tablexport/export/parquet"
 	"github.com/tablexport/tablexport/export/store"
 	"github.com/tablexport/tablexport/jobs/ledger"
+	"github.com/tablexport/tablexport/jobs/window"
 	"github.com/tablexport/tablexport/odata"
 	"github.com/tablexport/tablexport/odata/evidence"
 	"github.com/tablexport/tablexport/odata/scope"
@@ -52,7 +55,13 @@ type Request struct {
 	Job          Job
 	AcceptSchema bool
 	LowMemory    bool           // smaller row groups, and nothing is read ahead: slower, for small machines
-	Progress     func(Progress) // called from the run's goroutine, which waits for it; may be nil
+	Progress     func(Progress) // called from the run's goroutines, one at a time, which wait for it; may be nil
+
+	// Of a job that goes by windows:
+	Cut      time.Time     // the instant that counts as now for which windows there are; zero: when the run begins
+	Only     []window.Item // read these windows in place of those that are due, and expire none
+	Parallel int           // windows at the same time (0: as many as the instance takes requests, 2 at most)
+	Separate bool          // publish each window as soon as it is done, whatever the job says
 }
 
 // Phase is what a run is doing.
@@ -74,6 +83,9 @@ type Progress struct {
 	Phase   Phase
 	Attempt int
 	Scan    odata.Progress
+	Window  string // the window that the news is of, "" of a whole table; Scan is of this window
+	Done    int    // windows that are done, of Windows that are to be read
+	Windows int
 }
 
 // Result is what a run did. Of a run that failed it holds what was known by then, and Version is -1 unless the error
@@ -90,7 +102,9 @@ type Result struct {
 	Schema   []string          `json:"schemaChanges,omitempty"`
 	Scope    scope.Stamp       `json:"scope"`
 	Owners   []OwnerKeys       `json:"owners,omitempty"` // that the scope was proven by
-	Evidence evidence.Evidence `json:"evidence"`
+	Evidence evidence.Evidence `json:"evidence"`         // of windows: added up, see evidence.Sum
+	Windows  []WindowResult    `json:"windows,omitempty"`
+	Expired  []string          `json:"expired,omitempty"` // windows that were removed
 	Seconds  float64           `json:"seconds"`
 }
 
@@ -105,8 +119,13 @@ type run struct {
 	plan    *Plan
 	dataset *export.Dataset
 	target  string // address of the dataset
-	result  Result
 	log     *slog.Logger
+
+	mu     sync.Mutex // windows are read side by side
+	result Result
+	proofs []evidence.Evidence // of the windows in the result
+	done   int                 // windows
+	todo   int
 }
 
 // Run carries out one run. The error is a *RunError; the dataset then is at its previous version, with two exceptions
@@ -146,7 +165,7 @@ func (x *run) all(ctx context.Context) error {
 		err = x.guarded(func() error { return x.leased(ctx) })
 	}
 	err = stopped(ctx, err)
-	if err != nil && x.result.Version >= 0 {
+	if err != nil && x.result.Version >= 0 && !as[*WindowsError](err) {
 		err = &PublishedError{Version: x.result.Version, Err: err}
 	}
 	x.conclude(&line, err)
@@ -192,7 +211,7 @@ func (x *run) conclude(line *ledger.Run, err error) {
 	}
 	line.Class, line.Error = string(Classify(err)), err.Error()
 	switch {
-	case line.Version >= 0: // published, whatever came after it
+	case line.Version >= 0 && !as[*WindowsError](err): // published, whatever came after it
 	case line.Class == string(Canceled):
 		line.State = ledger.Canceled
 	default:
@@ -227,7 +246,7 @@ func (x *run) guarded(do func() error) (err error) {
 
 // leased is what happens while the token is borrowed.
 func (x *run) leased(ctx context.Context) (err error) {
-	x.progress(Preparing, 1, odata.Progress{Expected: -1})
+	x.progress(Progress{Phase: Preparing, Attempt: 1, Scan: odata.Progress{Expected: -1}})
 	instance, ok := x.Instances[x.Job.Instance]
 	if !ok {
 		return &PlanError{Job: x.Job.Name, Problems: []FieldProblem{{Field: "instance", Text: "there is no instance " + x.Job.Instance}}}
@@ -255,18 +274,26 @@ func (x *run) leased(ctx context.Context) (err error) {
 	if x.plan, err = NewPlan(x.Job, model); err != nil {
 		return err
 	}
-	return x.attempts(ctx, session)
+	if x.plan.Windowed != nil {
+		return x.windows(ctx, session)
+	}
+	return x.whole(ctx, session)
+}
+
+// whole reads the whole table, until a scan is proven complete.
+func (x *run) whole(ctx context.Context, session *odata.Session) error {
+	return x.attempts(ctx, "the table", again, func(attempt int) error { return x.attempt(ctx, session, attempt) })
 }
 
 // attempts scans until a scan is proven complete, at most Attempts times. A scan that cannot be proven may have met
 // a change in the middle, or taught the client what the server does not keep; the next one starts from nothing.
-func (x *run) attempts(ctx context.Context, session *odata.Session) error {
+func (x *run) attempts(ctx context.Context, what string, again func(error) bool, try func(attempt int) error) error {
 	most := x.Attempts
 	if most <= 0 {
 		most = 3
 	}
 	for attempt := 1; ; attempt++ {
-		err := x.attempt(ctx, session, attempt)
+		err := try(attempt)
 		switch {
 		case err == nil || !again(err):
 			return err
@@ -275,7 +302,7 @@ func (x *run) attempts(ctx context.Context, session *odata.Session) error {
 		case attempt == most:
 			return fmt.Errorf("refused after %d scans, the previous version stands: %w", attempt, err)
 		}
-		x.log.Warn("scan not proven complete, starting over", "attempt", attempt, "reason", err)
+		x.log.Warn("scan not proven complete, starting over", "what", what, "attempt", attempt, "reason", err)
 	}
 }
 
@@ -285,52 +312,71 @@ func again(err error) bool {
 	if errors.As(err, &rescan) {
 		return rescan.Retry
 	}
-	return as[*evidence.Incomplete](err) || as[*OwnersChanged](err)
+	return as[*evidence.Incomplete](err) || as[*OwnersChanged](err) || as[*MovedError](err)
+}
+
+// spec is what the dataset learns of this run; unit is which of its commits this is.
+func (x *run) spec(unit string) export.Spec {
+	stamp := x.plan.Scope.Stamp()
+	s := export.Spec{
+		Job: x.Job.Name, RunID: x.id, Unit: unit, Table: x.plan.Table.Name, Source: x.Job.Instance + " (" + x.Instances[x.Job.Instance].Client.Host() + ")",
+		Query: x.plan.Text(), QueryID: x.plan.QueryID(), Scope: stamp, Description: x.Job.Description, Schema: x.plan.Scope.Schema(),
+		Key: x.plan.PublishedKey(), AcceptSchema: x.AcceptSchema, Engine: x.Engine,
+		Parquet: parquet.Options{LowMemory: x.LowMemory},
+	}
+	if x.plan.Windowed != nil {
+		s.Partition = x.plan.Windowed.Partition
+	}
+	return s
+}
+
+// abort drops what a refresh has staged; behind a commit it does nothing. It is for every way out, a panic included. The context may have
+// ended; parts that stay behind all the same are the sweeper's.
+func (x *run) abort(ctx context.Context, refresh *export.Refresh) {
+	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	if err := refresh.Abort(clean); err != nil {
+		x.log.Warn("staged files were left behind", "error", err)
+	}
 }
 
 // attempt is one scan into one staged refresh. Every way out but the last leaves the previous version standing.
 func (x *run) attempt(ctx context.Context, session *odata.Session, attempt int) error {
-	stamp := x.plan.Scope.Stamp()
-	refresh, err := x.dataset.Begin(ctx, export.Spec{
-		Job: x.Job.Name, RunID: x.id, Table: x.plan.Table.Name, Source: x.Job.Instance + " (" + x.Instances[x.Job.Instance].Client.Host() + ")",
-		Query: x.plan.Text(), Scope: stamp, Description: x.Job.Description, Schema: x.plan.Scope.Schema(),
-		Key: x.plan.PublishedKey(), AcceptSchema: x.AcceptSchema, Engine: x.Engine,
-		Parquet: parquet.Options{LowMemory: x.LowMemory},
-	})
+	refresh, err := x.dataset.Begin(ctx, x.spec(""))
 	if err != nil {
 		return err
 	}
-	// On every way out, a panic included; behind a commit it does nothing. The context may have ended; parts that stay
-	// behind all the same are the sweeper's.
-	defer func() {
-		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-		defer cancel()
-		if aerr := refresh.Abort(clean); aerr != nil {
-			x.log.Warn("staged files were left behind", "error", aerr)
-		}
-	}()
-	ev, err := x.scan(ctx, session, refresh, attempt)
-	x.result.Evidence = ev
+	defer x.abort(ctx, refresh)
+	slice, err := refresh.Slice(export.SliceSpec{})
 	if err != nil {
 		return err
-	}
-	if err := ev.Judge(); err != nil {
-		return err
-	}
-	return x.publish(ctx, refresh, ev)
-}
-
-// scan moves the rows: read, check, write.
-func (x *run) scan(ctx context.Context, session *odata.Session, refresh *export.Refresh, attempt int) (evidence.Evidence, error) {
-	p, err := x.prover(ctx, session)
-	if err != nil {
-		return evidence.Evidence{Attempts: attempt}, x.violated(ctx, err)
 	}
 	q := x.plan.Query()
 	q.Attempt = attempt
-	q.Progress = func(p odata.Progress) { x.progress(Scanning, attempt, p) }
-	ev, err := x.proven(ctx, session, q, p, func(rows scope.Checked) error { return refresh.Write(ctx, rows) })
-	return ev, x.violated(ctx, err)
+	q.Progress = func(p odata.Progress) { x.progress(Progress{Phase: Scanning, Attempt: attempt, Scan: p}) }
+	scan, err := x.scan(ctx, session, q, slice, nil)
+	if scan != nil {
+		x.result.Evidence = scan.Evidence()
+	}
+	if err != nil {
+		return err
+	}
+	if err := slice.Done(ctx, x.result.Evidence); err != nil {
+		return err
+	}
+	return x.publish(ctx, refresh, x.result.Evidence)
+}
+
+// scan moves the rows of a query into a slice: read, check, write. The scan is nil if it could not be started. further, if it is not nil, is
+// asked of every record that came in; before is the number of rows that came before it.
+func (x *run) scan(ctx context.Context, session *odata.Session, q odata.Query, slice *export.Slice, further func(rec arrow.Record, before int64) error) (*odata.Scan, error) {
+	p, err := x.prover(ctx, session)
+	if err != nil {
+		return nil, x.violated(ctx, err)
+	}
+	q.Inspect = further
+	scan, err := x.provenScan(ctx, session, q, p, func(rows scope.Checked) error { return slice.Write(ctx, rows) })
+	return scan, x.violated(ctx, err)
 }
 
 // violated audits a foreign row. The run has failed either way, so a failing audit write only joins the error.
@@ -359,7 +405,7 @@ func unaudited(err error) error {
 // A crash between the two lines leaves "started" alone in the audit log; the dataset's log says whether the version exists.
 func (x *run) publish(ctx context.Context, refresh *export.Refresh, ev evidence.Evidence) error {
 	so := odata.Progress{Rows: ev.Rows, Pages: ev.Pages, Requests: ev.Requests, Bytes: ev.Bytes, Expected: ev.Rows}
-	x.progress(Publishing, ev.Attempts, so)
+	x.progress(Progress{Phase: Publishing, Attempt: ev.Attempts, Scan: so})
 	stamp := x.plan.Scope.Stamp()
 	detail := map[string]string{"dataset": x.target, "scope": stamp.Name, "enforcement": string(stamp.Enforcement)}
 	if len(stamp.Owners) > 0 {
@@ -368,7 +414,7 @@ func (x *run) publish(ctx context.Context, refresh *export.Refresh, ev evidence.
 	if _, err := x.Audit.Append(ctx, x.entry("publish", audit.Started, ev.Rows, detail)); err != nil {
 		return fmt.Errorf("not published: %w", unaudited(err))
 	}
-	commit, err := refresh.Commit(ctx, ev)
+	commit, err := refresh.Commit(ctx)
 	if err != nil {
 		detail["class"] = string(Classify(stopped(ctx, err)))
 		if as[*delta.Unresolved](err) {
@@ -377,13 +423,26 @@ func (x *run) publish(ctx context.Context, refresh *export.Refresh, ev evidence.
 		_, aerr := x.Audit.Append(context.WithoutCancel(ctx), x.entry("publish", audit.Failed, ev.Rows, detail))
 		return errors.Join(err, unaudited(aerr))
 	}
-	x.result.Version, x.result.Rows, x.result.Files, x.result.Bytes = commit.Version, commit.Rows, commit.Files, commit.Bytes
-	x.result.Schema, x.result.Scope = commit.SchemaDiff, stamp
+	x.committed(commit, stamp)
 	detail["version"] = strconv.FormatInt(commit.Version, 10)
 	_, aerr := x.Audit.Append(context.WithoutCancel(ctx), x.entry("publish", audit.OK, ev.Rows, detail))
 	x.sweep(ctx)
-	x.progress(Done, ev.Attempts, so)
+	x.progress(Progress{Phase: Done, Attempt: ev.Attempts, Scan: so})
 	return unaudited(aerr)
+}
+
+// committed adds a commit to the result: a run whose windows are published one by one has many.
+func (x *run) committed(c export.Commit, stamp scope.Stamp) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.result.Version = max(x.result.Version, c.Version)
+	x.result.Rows, x.result.Files, x.result.Bytes = x.result.Rows+c.Rows, x.result.Files+c.Files, x.result.Bytes+c.Bytes
+	x.result.Scope, x.result.Expired = stamp, append(x.result.Expired, c.Expired...)
+	for _, change := range c.SchemaDiff {
+		if !slices.Contains(x.result.Schema, change) {
+			x.result.Schema = append(x.result.Schema, change)
+		}
+	}
 }
 
 // sweep removes what crashed runs left behind. It never fails a run.
@@ -405,8 +464,13 @@ func (x *run) entry(action, outcome string, rows int64, detail map[string]string
 		Table: x.plan.Table.Name, Rows: rows, Outcome: outcome, Detail: detail, Actor: x.Actor}
 }
 
-func (x *run) progress(phase Phase, attempt int, scan odata.Progress) {
-	if x.Progress != nil {
-		x.Progress(Progress{Job: x.Job.Name, RunID: x.id, Phase: phase, Attempt: attempt, Scan: scan})
+// progress passes news on, one at a time.
+func (x *run) progress(p Progress) {
+	if x.Progress == nil {
+		return
 	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	p.Job, p.RunID, p.Done, p.Windows = x.Job.Name, x.id, x.done, x.todo
+	x.Progress(p)
 }

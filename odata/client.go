@@ -186,6 +186,9 @@ func requestRate(perMinute int) *rate.Limiter {
 // instance's, or that of Options.TableAPI if that is set.
 func (c *Client) Host() string { return c.host }
 
+// Concurrency is how many requests may be in flight at once.
+func (c *Client) Concurrency() int { return cap(c.slots) }
+
 // Name is the instance's name in messages.
 func (c *Client) Name() string { return c.opts.Name }
 

@@ -292,6 +292,38 @@ func (pg *intake) flush() error {
 func (pg *intake) hand(rec arrow.Record) error {
 	defer rec.Release()
 	pg.handed = true
+	belongs := pg.p.scan.q.Belongs
+	if belongs == nil {
+		return pg.give(rec)
+	}
+	shown := pg.p.project(rec)
+	defer shown.Release()
+	from, rows := 0, int(rec.NumRows())
+	for row := 0; row <= rows; row++ {
+		if row < rows && belongs(shown, row) {
+			continue
+		}
+		if from < row {
+			if err := pg.givePart(rec, from, row); err != nil {
+				return err
+			}
+		}
+		if from = row + 1; row < rows {
+			pg.p.scan.ev.Outside++
+		}
+	}
+	return nil
+}
+
+// givePart hands on the rows from ≤ row < to of a record.
+func (pg *intake) givePart(rec arrow.Record, from, to int) error {
+	part := rec.NewSlice(int64(from), int64(to))
+	defer part.Release()
+	return pg.give(part)
+}
+
+// give hands on a record as it is.
+func (pg *intake) give(rec arrow.Record) error {
 	if s := pg.p.scan; s.q.Keys != nil {
 		if err := s.q.Keys.add(s.keyed, pg.p.enc.bind(rec), rec.NumRows()); err != nil {
 			return err

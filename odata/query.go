@@ -42,7 +42,11 @@ type Query struct {
 	// Inspect, if set, is called with every record of the first pass as it came, columns of Select only, before its rows are judged or
 	// dropped in any way; before is the number of rows that came before it. Its error is final and ends the scan. It is called from another
 	// goroutine than the loop body's, one call at a time, and must not keep the record.
-	Inspect  func(rec arrow.Record, before int64) error
+	Inspect func(rec arrow.Record, before int64) error
+	// Belongs, if set, says whether a row of a record belongs to what was asked for. A row that does not is checked, counted and proven as every
+	// other, and then left out (Evidence.Outside): a window whose last instant cannot be asked for exactly is asked for up to the next one's first.
+	// It must say the same of a row whenever it is asked, and is called from the goroutine that calls Inspect.
+	Belongs  func(rec arrow.Record, row int) bool
 	Keys     *KeySet        // takes the keys of the rows that are handed on, of this scan and others; nil: none
 	Progress func(Progress) // called after every page, from the loop's goroutine; may be nil
 }

@@ -152,7 +152,11 @@ func (g *globals) showDataset(ctx context.Context, name string, limit int) error
 		columns[i] = map[string]string{"name": f.Name, "type": f.Type, "comment": f.Comment()}
 		head = append(head, []string{f.Name, f.Type, f.Comment()})
 	}
-	all := map[string]any{"job": name, "location": d.Location(), "columns": columns, "files": files, "versions": history}
+	windows, err := d.Windows(ctx)
+	if err != nil {
+		return err
+	}
+	all := map[string]any{"job": name, "location": d.Location(), "columns": columns, "files": files, "windows": slices.Concat([]export.Window{}, windows), "versions": history}
 	return g.emit(all, func() {
 		g.printf("%s at %s\n\n", name, d.Location())
 		g.table(head)
@@ -163,8 +167,32 @@ func (g *globals) showDataset(ctx context.Context, name string, limit int) error
 		}
 		g.table(rows)
 		g.printf("\n")
+		if len(windows) > 0 {
+			g.printHeld(windows)
+		}
 		g.printVersions(history)
 	})
+}
+
+// printHeld lists the windows that a dataset holds, newest first.
+func (g *globals) printHeld(windows []export.Window) {
+	rows := [][]string{{"WINDOW", "ROWS", "SIZE", "READ", "STATE"}}
+	for _, w := range slices.Backward(windows) {
+		read, state := "-", "proven complete"
+		if !w.Loaded.IsZero() {
+			read = stamp(w.Loaded)
+		}
+		if w.Problem != "" {
+			state = w.Problem
+		}
+		value := w.Value
+		if value == "" {
+			value = "(no date)"
+		}
+		rows = append(rows, []string{value, count(w.Rows), size(w.Bytes), read, state})
+	}
+	g.table(rows)
+	g.printf("\n")
 }
 
 // publishedFields are the columns as the Delta log describes them, types in its words.
@@ -183,7 +211,9 @@ func (g *globals) printVersions(history []export.Version) {
 	rows := [][]string{{"VERSION", "PUBLISHED", "ROWS", "FILES", "SCOPE", "EVIDENCE"}}
 	for _, v := range history {
 		evidence := "by another engine: " + v.Operation
-		if ev := v.Evidence; ev != nil {
+		if len(v.Windows)+len(v.Expired) > 0 {
+			evidence = windowsChanged(v)
+		} else if ev := v.Evidence; ev != nil {
 			evidence = fmt.Sprintf("%s, order %s, %d pages, %d requests, end by %s", ev.Paging, ev.Order, ev.Pages, ev.Requests, ev.End)
 			if ev.CountAfter != nil {
 				evidence += fmt.Sprintf(", count %s", count(*ev.CountAfter))
@@ -199,6 +229,26 @@ func (g *globals) printVersions(history []export.Version) {
 		}
 	}
 	g.table(rows)
+}
+
+// windowsChanged says which windows a version has read anew, the first few of them.
+func windowsChanged(v export.Version) string {
+	var parts []string
+	if n := len(v.Windows); n > 0 {
+		first, dots := v.Windows, ""
+		if n > 3 {
+			first, dots = first[:3], " …"
+		}
+		var names []string
+		for _, w := range first {
+			names = append(names, w.Value)
+		}
+		parts = append(parts, fmt.Sprintf("%d windows read: %s%s", n, strings.Join(names, " "), dots))
+	}
+	if n := len(v.Expired); n > 0 {
+		parts = append(parts, fmt.Sprintf("%d expired", n))
+	}
+	return strings.Join(parts, "; ")
 }
 
 // notPublished says what to do about a dataset without a version.

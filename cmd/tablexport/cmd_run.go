@@ -89,15 +89,20 @@ func (a *app) runOne(ctx context.Context, runner *jobs.Runner, name string, o ru
 	result, err := runner.Run(ctx, jobs.Request{Job: job, AcceptSchema: o.acceptSchema, LowMemory: o.lowMemory, Progress: show.update})
 	show.end()
 	var published *jobs.PublishedError
-	if err != nil && !errors.As(err, &published) {
+	var some *jobs.WindowsError
+	if err != nil && !errors.As(err, &published) && !errors.As(err, &some) {
 		return a.located(err)
 	}
-	// What was published is shown even if something failed behind it.
+	// What was published is shown even if something failed behind it, or other windows did.
 	return errors.Join(err, a.emit(result, func() { a.printResult(result) }))
 }
 
 func (g *globals) printResult(r jobs.Result) {
 	ev := r.Evidence
+	if r.Version < 0 && len(r.Windows) == 0 {
+		g.printf("%s: no window is due, nothing was read (%.1fs)\n", r.Job, r.Seconds)
+		return
+	}
 	g.printf("%s: version %d, %s rows in %d file(s), %s, %.1fs\n", r.Job, r.Version, count(r.Rows), r.Files, size(r.Bytes), r.Seconds)
 	g.printf("  table     %s\n  dataset   %s\n", r.Table, r.Dataset)
 	scope := r.Scope.Name + ", " + string(r.Scope.Enforcement)
@@ -116,6 +121,9 @@ func (g *globals) printResult(r jobs.Result) {
 		g.printf("  owners    %s keys of %s in scope, for %s (%s, %d requests)\n", count(int64(o.Keys)), o.Table, o.Column, size(o.Bytes), o.Evidence.Requests)
 	}
 	proof := fmt.Sprintf("%s paging, order %s, end seen by %s", ev.Paging, ev.Order, ev.End)
+	if n := len(r.Windows); n > 0 {
+		proof = fmt.Sprintf("%d windows, %s", n, proof)
+	}
 	if ev.CountBefore != nil && ev.CountAfter != nil {
 		proof += fmt.Sprintf(", count %s before and %s after", count(*ev.CountBefore), count(*ev.CountAfter))
 	}
@@ -128,6 +136,28 @@ func (g *globals) printResult(r jobs.Result) {
 	g.printf("  complete  %s (%d requests)\n", proof, ev.Requests)
 	for _, change := range r.Schema {
 		g.printf("  schema    %s\n", change)
+	}
+	if len(r.Windows) > 0 {
+		g.printWindows(r)
+	}
+}
+
+// printWindows lists what was read and why, a line for each window.
+func (g *globals) printWindows(r jobs.Result) {
+	rows := [][]string{{"  WINDOW", "ROWS", "REQUESTS", "SECONDS", "WHY"}}
+	for _, w := range r.Windows {
+		why := w.Reason.Text()
+		if w.Attempts > 1 {
+			why += fmt.Sprintf(" (scan %d)", w.Attempts)
+		}
+		if w.Error != "" {
+			why = "NOT PUBLISHED: " + w.Error
+		}
+		rows = append(rows, []string{"  " + w.Window, count(w.Rows), count(w.Requests), fmt.Sprintf("%.1f", w.Seconds), why})
+	}
+	g.table(rows)
+	if len(r.Expired) > 0 {
+		g.printf("  expired   %s\n", strings.Join(r.Expired, ", "))
 	}
 }
 

@@ -39,6 +39,10 @@ func (p *progress) update(u jobs.Progress) {
 		p.bar = progressbar.NewOptions64(-1, progressbar.OptionSetWriter(p.err), progressbar.OptionThrottle(100*time.Millisecond),
 			progressbar.OptionClearOnFinish(), progressbar.OptionFullWidth(), progressbar.OptionSetElapsedTime(true), progressbar.OptionSetPredictTime(true))
 	}
+	if u.Windows > 0 {
+		p.windows(u)
+		return
+	}
 	if u.Scan.Expected > 0 && p.bar.GetMax64() != max(u.Scan.Expected, u.Scan.Rows) {
 		p.bar.ChangeMax64(max(u.Scan.Expected, u.Scan.Rows))
 	}
@@ -52,6 +56,22 @@ func (p *progress) update(u jobs.Progress) {
 	}
 	p.bar.Describe(text)
 	_ = p.bar.Set64(u.Scan.Rows) // a bar that cannot be drawn must not fail a run
+}
+
+// windows shows how many windows are done: their rows are not known before they are read.
+func (p *progress) windows(u jobs.Progress) {
+	if p.bar.GetMax64() != int64(u.Windows) {
+		p.bar.ChangeMax64(int64(u.Windows))
+	}
+	text := fmt.Sprintf("%s  %s  %d of %d windows", u.Job, u.Phase, u.Done, u.Windows)
+	if u.Window != "" {
+		text += fmt.Sprintf("  %s: %s rows", u.Window, count(u.Scan.Rows))
+	}
+	if u.Attempt > 1 {
+		text += fmt.Sprintf("  (scan %d)", u.Attempt)
+	}
+	p.bar.Describe(text)
+	_ = p.bar.Set64(int64(u.Done)) // a bar that cannot be drawn must not fail a run
 }
 
 // end takes the bar away.

@@ -40,6 +40,7 @@ type Evidence struct {
 	Retries      int64     `json:"retries"`            // of these, repeats after a failure or a 429
 	Pages        int64     `json:"pages"`              // answers that were used
 	Rows         int64     `json:"rows"`               // rows handed on
+	Outside      int64     `json:"outside,omitempty"`  // rows that came and were not handed on, because they belong to the next window
 	Duplicates   int64     `json:"duplicates"`         // repeated rows dropped, the seam rows of key paging not counted
 	KeyColumns   []string  `json:"keyColumns"`         // empty for a view without a key
 	DistinctKeys int64     `json:"distinctKeys"`       // -1 for a view without a key
@@ -56,6 +57,56 @@ type Evidence struct {
 	Ended        time.Time `json:"ended"`
 }
 
+// Came is how many rows came: those that were handed on, and those that belong to the next window.
+func (e *Evidence) Came() int64 { return e.Rows + e.Outside }
+
+// Sum is what several scans have to say together, for people: counts are added up, orders are the weakest, and what is not the same in all
+// is left out. No verdict may be built on it: each scan has its own.
+func Sum(scans []Evidence) Evidence {
+	if len(scans) == 0 {
+		return Evidence{}
+	}
+	sum := scans[0]
+	sum.FirstKey, sum.LastKey = "", ""
+	for _, e := range scans[1:] {
+		if e.Paging != sum.Paging {
+			sum.Paging = "mixed"
+		}
+		switch {
+		case e.Order == OrderNone:
+			sum.Order = OrderNone
+		case e.Order == OrderObserved && sum.Order == OrderRequested:
+			sum.Order = OrderObserved
+		}
+		if e.End != sum.End {
+			sum.End = "mixed"
+		}
+		sum.Requests, sum.Retries, sum.Pages = sum.Requests+e.Requests, sum.Retries+e.Retries, sum.Pages+e.Pages
+		sum.Rows, sum.Outside, sum.Duplicates, sum.Bytes = sum.Rows+e.Rows, sum.Outside+e.Outside, sum.Duplicates+e.Duplicates, sum.Bytes+e.Bytes
+		if sum.DistinctKeys >= 0 && e.DistinctKeys >= 0 {
+			sum.DistinctKeys += e.DistinctKeys
+		}
+		sum.CountBefore, sum.CountAfter = added(sum.CountBefore, e.CountBefore), added(sum.CountAfter, e.CountAfter)
+		sum.Confirmed = sum.Confirmed && e.Confirmed
+		sum.Passes, sum.Attempts = max(sum.Passes, e.Passes), max(sum.Attempts, e.Attempts)
+		if e.Started.Before(sum.Started) {
+			sum.Started = e.Started
+		}
+		if e.Ended.After(sum.Ended) {
+			sum.Ended = e.Ended
+		}
+	}
+	return sum
+}
+
+func added(a, b *int64) *int64 {
+	if a == nil || b == nil {
+		return nil
+	}
+	n := *a + *b
+	return &n
+}
+
 // Incomplete is the verdict that rows were, or may have been, lost. Reason is one plain sentence.
 type Incomplete struct {
 	Reason string
@@ -69,7 +120,8 @@ func (e *Incomplete) Error() string { return "the scan is not proven complete: "
 //
 // The rules:
 //   - the end was seen, and how it was seen fits the order: EndSeam means something only where rows have one;
-//   - distinct keys = rows, if there is a key; a view without a key has neither, and no order;
+//   - distinct keys = rows, if there is a key; a view without a key has neither, and no order (rows here and below are all that came,
+//     those outside of the window included);
 //   - $count was asked before and after, or not at all; with it: rows ≥ the smaller of the two (a table
 //     may grow and shrink during a scan; fewer rows than it had at both ends means that some were lost or
 //     that the scan cannot tell), and if both are equal and the order was not requested, rows = count;
@@ -105,14 +157,14 @@ func judgeEnd(e *Evidence) string {
 
 func judgeKeys(e *Evidence) string {
 	switch {
-	case e.Rows < 0:
+	case e.Rows < 0 || e.Outside < 0:
 		return "the number of rows is negative"
 	case len(e.KeyColumns) == 0 && e.DistinctKeys != -1:
 		return "keys were counted in a view without a key"
 	case len(e.KeyColumns) == 0 && e.Order != OrderNone:
 		return "an order by key is claimed for a view without a key"
-	case len(e.KeyColumns) > 0 && e.DistinctKeys != e.Rows:
-		return fmt.Sprintf("%d rows have %d different keys", e.Rows, e.DistinctKeys)
+	case len(e.KeyColumns) > 0 && e.DistinctKeys != e.Came():
+		return fmt.Sprintf("%d rows have %d different keys", e.Came(), e.DistinctKeys)
 	}
 	return ""
 }
@@ -128,10 +180,10 @@ func judgeCount(e *Evidence) string {
 	switch {
 	case before < 0 || after < 0:
 		return "the server's count is negative"
-	case e.Rows < min(before, after):
-		return fmt.Sprintf("%d rows were read, but the server counted %d before and %d after", e.Rows, before, after)
-	case e.Order != OrderRequested && before == after && e.Rows != before:
-		return fmt.Sprintf("%d rows were read without a promised order, but the server counted %d before and after", e.Rows, before)
+	case e.Came() < min(before, after):
+		return fmt.Sprintf("%d rows were read, but the server counted %d before and %d after", e.Came(), before, after)
+	case e.Order != OrderRequested && before == after && e.Came() != before:
+		return fmt.Sprintf("%d rows were read without a promised order, but the server counted %d before and after", e.Came(), before)
 	}
 	return ""
 }
