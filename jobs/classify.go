@@ -12,6 +12,7 @@ import (
 	"github.com/tablexport/tablexport/export"
 	"github.com/tablexport/tablexport/export/delta"
 	"github.com/tablexport/tablexport/export/parquet"
+	"github.com/tablexport/tablexport/export/sets"
 	"github.com/tablexport/tablexport/export/store"
 	"github.com/tablexport/tablexport/jobs/ledger"
 	"github.com/tablexport/tablexport/odata"
@@ -171,6 +172,7 @@ var rules = []rule{
 	{Scope, as[*scope.UnknownOwner]},
 	// Whether the commit arrived is not known, whatever stopped the run in it: the next run finds out.
 	{Transient, as[*delta.Unresolved]},
+	{Transient, as[*sets.Unresolved]},
 	{Canceled, is(context.Canceled)},
 
 	// The vault and the audit log explain why a request had no token, so they come before what odata says of it.
@@ -201,6 +203,11 @@ var rules = []rule{
 	{Config, is(ErrNoJob)},
 	{Config, code(store.Invalid, store.Refused)},
 
+	{Config, as[*sets.Gone]},
+	{Config, is(sets.ErrNone, ErrSameVersion)},
+	{Data, as[*sets.Dangling]},
+	{Data, as[*sets.Corrupt]},
+	{Conflict, as[*sets.Conflict]},
 	{Conflict, as[*delta.Conflict]},
 	{Conflict, code(store.AlreadyExists)},
 	{Conflict, as[*ledger.HeldError]},

@@ -18,6 +18,7 @@ import (
 	"github.com/tablexport/tablexport/export"
 	"github.com/tablexport/tablexport/export/delta"
 	"github.com/tablexport/tablexport/export/parquet"
+	"github.com/tablexport/tablexport/export/sets"
 	"github.com/tablexport/tablexport/export/store"
 	"github.com/tablexport/tablexport/jobs/ledger"
 	"github.com/tablexport/tablexport/jobs/window"
@@ -62,9 +63,6 @@ type Request struct {
 	Only     []window.Item // read these windows in place of those that are due, and expire none
 	Parallel int           // windows at the same time (0: as many as the instance takes requests, 2 at most)
 	Separate bool          // publish each window as soon as it is done, whatever the job says
-
-	// Before is called before each window is begun, and may wait; a backfill lets live runs pass here. Its error fails the window. May be nil.
-	Before func(ctx context.Context, runID string) error
 }
 
 // Phase is what a run is doing.
@@ -227,7 +225,7 @@ func (x *run) conclude(line *ledger.Run, err error) {
 // made of it. What a run has found before it was stopped stays what it is, and so does a commit whose fate is not known.
 func stopped(ctx context.Context, err error) error {
 	reason := ctx.Err()
-	if err == nil || reason == nil || errors.Is(err, reason) || as[*delta.Unresolved](err) {
+	if err == nil || reason == nil || errors.Is(err, reason) || as[*delta.Unresolved](err) || as[*sets.Unresolved](err) {
 		return err
 	}
 	vague := slices.Contains([]Class{Transient, Later, Other}, Classify(err))
