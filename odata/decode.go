@@ -85,6 +85,11 @@ type decoder struct {
 	misses  int    // rows in a row that the quick way could not read
 	rest    int    // rows for which it is not tried
 	longest int    // bytes of the longest row that it has read
+
+	aside    *Aside // nil: a row that does not fit ends the answer
+	marks    []mark // the stand-ins in the columns
+	skimming bool   // a row that is set aside is skipped: its texts need not be any that can be held
+	lenient  bool   // a stand-in is parsed: columns that are no anchors may be null
 }
 
 // answer is what surrounds the rows of one answer.
@@ -145,6 +150,7 @@ func newDecoder(table *edm.Table, columns []string, batch int, mem memory.Alloca
 func (d *decoder) decode(r io.Reader, base int64, emit func(arrow.Record) error) (answer, error) {
 	d.w.reset(r)
 	d.base, d.rows, d.emitted, d.inRow = base, 0, 0, false
+	d.marks = d.marks[:0]
 	defer d.release()
 
 	a := answer{count: -1}
@@ -183,6 +189,7 @@ func (d *decoder) flush(emit func(arrow.Record) error) error {
 	}
 	d.emitted += int64(d.n)
 	d.hint, d.n, d.room = d.n, 0, 0
+	defer func() { d.marks = d.marks[:0] }()
 	return emit(record)
 }
 

@@ -21,6 +21,7 @@ type column struct {
 	name      string
 	key       string // as it stands in JSON: "Name":
 	nullable  bool
+	anchor    bool // must be right in every row: see Aside
 	op        operation
 	kind      arrow.DataType
 	width     int    // bits of a value, of an offset where the width varies

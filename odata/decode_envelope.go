@@ -201,6 +201,9 @@ func (d *decoder) element() error {
 	for {
 		start := d.w.start
 		pos := d.object(d.w.data(), start)
+		if pos < 0 && d.aside != nil {
+			pos = d.salvage(d.w.data(), start)
+		}
 		if pos >= 0 {
 			if pos-start > d.limits.row {
 				return d.tooLong(d.limits.row)

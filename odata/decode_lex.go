@@ -161,6 +161,8 @@ func (d *decoder) codePoint(b []byte, i int) (rune, int) {
 	switch {
 	case i < 0 || r < 0xD800 || r > 0xDFFF:
 		return r, i
+	case r >= 0xDC00 && d.skimming:
+		return 0xFFFD, i
 	case r >= 0xDC00:
 		return 0, d.refuse(nil, lone)
 	}
@@ -169,11 +171,14 @@ func (d *decoder) codePoint(b []byte, i int) (rune, int) {
 			if i+k >= d.w.end {
 				return 0, d.fail(i+k, "a surrogate pair ends")
 			}
+			if d.skimming {
+				return 0xFFFD, i
+			}
 			return 0, d.refuse(nil, lone)
 		}
 	}
 	low, i := d.hex4(b, i+2)
-	if i >= 0 && (low < 0xDC00 || low > 0xDFFF) {
+	if i >= 0 && (low < 0xDC00 || low > 0xDFFF) && !d.skimming {
 		return 0, d.refuse(nil, lone)
 	}
 	return 0x10000 + (r-0xD800)<<10 + (low - 0xDC00), i

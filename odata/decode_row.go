@@ -77,7 +77,7 @@ func (d *decoder) property(c *column, b []byte, pos int) int {
 	if pos = d.literal(b, pos, "null"); pos < 0 {
 		return pos
 	}
-	if !c.nullable {
+	if !c.nullable && (!d.lenient || c.anchor) {
 		return d.refuse(c, "null, where the model allows none")
 	}
 	c.setNull(d.mem, d.n, d.room)

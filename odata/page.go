@@ -36,6 +36,8 @@ type intake struct {
 	digests    []digest
 	bag        bag
 	sequence   digest
+	aside      []AsideRow
+	asideBytes int
 	accepted   int64
 	duplicates int64
 	last       []byte
@@ -132,7 +134,12 @@ func (pg *intake) take(rec arrow.Record) error {
 	keys := pg.p.enc.bind(rec)
 	n := int(rec.NumRows())
 	from := 0
+	marks := pg.p.dec.marks // of the stand-ins in the record
 	for row := range n {
+		stands := len(marks) > 0 && marks[0].at == row
+		if stands {
+			marks = marks[1:]
+		}
 		pg.key = keys.append(pg.key[:0], row)
 		keep, err := pg.admit(rec, row)
 		if err != nil {
@@ -149,6 +156,13 @@ func (pg *intake) take(rec arrow.Record) error {
 		pg.accepted++
 		pg.fresh++
 		pg.last = append(pg.last[:0:cap(pg.last)], pg.key...)
+		if stands {
+			pg.keep(rec, from, row)
+			from = row + 1
+			if err := pg.stood(keys, row, pg.p.dec.marks[len(pg.p.dec.marks)-len(marks)-1]); err != nil {
+				return err
+			}
+		}
 	}
 	pg.keep(rec, from, n)
 	if n > 0 {
@@ -278,6 +292,7 @@ func (pg *intake) flush() error {
 	}
 	pg.digests, pg.bag, pg.accepted, pg.duplicates = pg.digests[:0], bag{}, 0, 0
 	pg.heldBytes = 0
+	pg.putAside()
 	for len(pg.held) > 0 {
 		rec := pg.held[0]
 		pg.held = pg.held[1:]

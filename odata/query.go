@@ -48,6 +48,7 @@ type Query struct {
 	// It must say the same of a row whenever it is asked, and is called from the goroutine that calls Inspect.
 	Belongs  func(rec arrow.Record, row int) bool
 	Keys     *KeySet        // takes the keys of the rows that are handed on, of this scan and others; nil: none
+	Aside    *Aside         // rows that do not fit the table's model are set aside; nil: they end the scan
 	Progress func(Progress) // called after every page, from the loop's goroutine; may be nil
 }
 

@@ -28,19 +28,21 @@ import (
 // The client remembers what it has learned, so whoever starts another Scan of the same Query, as Retry says,
 // may get another paging.
 type Scan struct {
-	s       *Session
-	q       Query
-	columns []string // fetched: Select, then the key columns that it lacks
-	schema  *arrow.Schema
-	hash    hasher
-	ranged  bool
-	traffic traffic
-	asks    asks
-	traits  *traits
-	ev      evidence.Evidence
-	handed  int64
-	relay   *relay
-	keyed   uint32 // its number in Query.Keys, 0 without
+	s          *Session
+	q          Query
+	columns    []string // fetched: Select, then the key columns that it lacks
+	schema     *arrow.Schema
+	hash       hasher
+	ranged     bool
+	traffic    traffic
+	asks       asks
+	traits     *traits
+	ev         evidence.Evidence
+	handed     int64
+	aside      []AsideRow // set aside so far, and the bytes of their texts
+	asideBytes int
+	relay      *relay
+	keyed      uint32 // its number in Query.Keys, 0 without
 
 	// The loop's:
 	told  evidence.Evidence // what it may know
@@ -225,6 +227,7 @@ func (s *Scan) pages(ctx context.Context) (*pass, error) {
 			return nil, err
 		}
 		s.ev.Passes++
+		s.aside, s.asideBytes, s.ev.Quarantined = nil, 0, 0
 		s.ev.Paging, s.ev.Order = string(paging), p.order
 		end, err := p.run(ctx)
 		if err == nil {
@@ -348,6 +351,9 @@ func (s *Scan) newPass(paging Paging, columns []string, hands bool) (*pass, erro
 	dec, err := newDecoder(s.q.Table, columns, s.q.Batch, s.q.Memory)
 	if err != nil {
 		return nil, err
+	}
+	if s.q.Aside != nil && len(columns) == len(s.columns) {
+		dec.setAside(s.q.Aside, s.q.Table.Key)
 	}
 	identity := s.q.Table.Key
 	if len(identity) == 0 {

@@ -41,6 +41,7 @@ type Evidence struct {
 	Pages        int64     `json:"pages"`              // answers that were used
 	Rows         int64     `json:"rows"`               // rows handed on
 	Outside      int64     `json:"outside,omitempty"`  // rows that came and were not handed on, because they belong to the next window
+	Quarantined  int64     `json:"quarantined,omitempty"` // rows that came and were not handed on, because they do not fit the table's model
 	Duplicates   int64     `json:"duplicates"`         // repeated rows dropped, the seam rows of key paging not counted
 	KeyColumns   []string  `json:"keyColumns"`         // empty for a view without a key
 	DistinctKeys int64     `json:"distinctKeys"`       // -1 for a view without a key
@@ -57,8 +58,8 @@ type Evidence struct {
 	Ended        time.Time `json:"ended"`
 }
 
-// Came is how many rows came: those that were handed on, and those that belong to the next window.
-func (e *Evidence) Came() int64 { return e.Rows + e.Outside }
+// Came is how many rows came: those that were handed on, those that were set aside, and those that belong to the next window.
+func (e *Evidence) Came() int64 { return e.Rows + e.Outside + e.Quarantined }
 
 // Sum is what several scans have to say together, for people: counts are added up, orders are the weakest, and what is not the same in all
 // is left out. No verdict may be built on it: each scan has its own.
@@ -82,6 +83,7 @@ func Sum(scans []Evidence) Evidence {
 			sum.End = "mixed"
 		}
 		sum.Requests, sum.Retries, sum.Pages = sum.Requests+e.Requests, sum.Retries+e.Retries, sum.Pages+e.Pages
+		sum.Quarantined += e.Quarantined
 		sum.Rows, sum.Outside, sum.Duplicates, sum.Bytes = sum.Rows+e.Rows, sum.Outside+e.Outside, sum.Duplicates+e.Duplicates, sum.Bytes+e.Bytes
 		if sum.DistinctKeys >= 0 && e.DistinctKeys >= 0 {
 			sum.DistinctKeys += e.DistinctKeys
@@ -157,7 +159,7 @@ func judgeEnd(e *Evidence) string {
 
 func judgeKeys(e *Evidence) string {
 	switch {
-	case e.Rows < 0 || e.Outside < 0:
+	case e.Rows < 0 || e.Outside < 0 || e.Quarantined < 0:
 		return "the number of rows is negative"
 	case len(e.KeyColumns) == 0 && e.DistinctKeys != -1:
 		return "keys were counted in a view without a key"
