@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 )
 
 // Rows that do not fit the table's model can be set aside instead of ending the scan. Such a row still is a row of the table: it was sent, it has a
@@ -90,10 +91,11 @@ func (d *decoder) salvage(b []byte, start int) int {
 		d.err = cause
 		return -1
 	}
-	window := d.w
+	window, next := d.w, slices.Clone(d.next)
 	d.w, d.lenient = window.around(stand), true
 	pos := d.object(d.w.data(), 0)
 	d.w, d.lenient = window, false
+	copy(d.next, next)
 	if pos < 0 {
 		return -1 // by an anchor, which d.err names
 	}
@@ -167,7 +169,7 @@ func (pg *intake) stood(keys boundKeys, row int, m mark) error {
 	}
 	for i := range keys.cols {
 		if len(s.q.Table.Key) > 0 {
-			m.Key = append(m.Key, boundKeys{keys.e, keys.cols[i : i+1]}.text(row))
+			m.Key = append(m.Key, strings.Clone(boundKeys{keys.e, keys.cols[i : i+1]}.text(row))) // the record's memory may be used again
 		}
 	}
 	pg.asideBytes += len(m.Text)

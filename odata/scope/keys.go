@@ -9,6 +9,7 @@ import (
 	"math/bits"
 	"math/rand/v2"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -240,5 +241,5 @@ func KeyText(column arrow.Array, i int) string {
 	case *array.Date32:
 		return a.Value(i).ToTime().Format(time.DateOnly)
 	}
-	return column.ValueStr(i)
+	return strings.Clone(column.ValueStr(i)) // the memory of a record may be used again
 }
