@@ -7,6 +7,8 @@ import (
 	"io"
 	"slices"
 	"strings"
+
+	"github.com/apache/arrow/go/v17/arrow"
 )
 
 // Rows that do not fit the table's model can be set aside instead of ending the scan. Such a row still is a row of the table: it was sent, it has a
@@ -22,7 +24,7 @@ import (
 
 // Aside says how rows that do not fit are set aside.
 type Aside struct {
-	Anchors []string // columns that must be right in every row, beside the key
+	Anchors []string // columns that must be right in every row, beside the key: all that Inspect and Belongs read
 	Keep    []string // columns whose values the row's text may hold; nil = all
 	Most    int64    // rows; with more the scan ends with *AsideLimitError
 }
@@ -162,10 +164,18 @@ func appendProperty(dst []byte, key string, value []byte) []byte {
 }
 
 // stood takes a stand-in that the pass has accepted out of the rows that are handed on.
-func (pg *intake) stood(keys boundKeys, row int, m mark) error {
+func (pg *intake) stood(rec arrow.Record, keys boundKeys, row int, m mark) error {
 	s := pg.p.scan
 	if !pg.p.hands {
 		return nil
+	}
+	if s.q.Belongs != nil {
+		shown := pg.p.project(rec)
+		defer shown.Release()
+		if !s.q.Belongs(shown, row) {
+			pg.outside++
+			return nil
+		}
 	}
 	for i := range keys.cols {
 		if len(s.q.Table.Key) > 0 {
@@ -185,7 +195,8 @@ func (pg *intake) putAside() {
 	s := pg.p.scan
 	s.aside, s.asideBytes = append(s.aside, pg.aside...), s.asideBytes+pg.asideBytes
 	s.ev.Quarantined = int64(len(s.aside))
-	pg.aside, pg.asideBytes = nil, 0
+	s.ev.Outside += pg.outside
+	pg.aside, pg.asideBytes, pg.outside = nil, 0, 0
 }
 
 // Aside returns the rows that were set aside, once Records has ended without error.

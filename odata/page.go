@@ -38,6 +38,7 @@ type intake struct {
 	sequence   digest
 	aside      []AsideRow
 	asideBytes int
+	outside    int64 // stand-ins that belong elsewhere
 	accepted   int64
 	duplicates int64
 	last       []byte
@@ -159,7 +160,7 @@ func (pg *intake) take(rec arrow.Record) error {
 		if stands {
 			pg.keep(rec, from, row)
 			from = row + 1
-			if err := pg.stood(keys, row, pg.p.dec.marks[len(pg.p.dec.marks)-len(marks)-1]); err != nil {
+			if err := pg.stood(rec, keys, row, pg.p.dec.marks[len(pg.p.dec.marks)-len(marks)-1]); err != nil {
 				return err
 			}
 		}

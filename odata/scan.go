@@ -227,7 +227,7 @@ func (s *Scan) pages(ctx context.Context) (*pass, error) {
 			return nil, err
 		}
 		s.ev.Passes++
-		s.aside, s.asideBytes, s.ev.Quarantined = nil, 0, 0
+		s.aside, s.asideBytes, s.ev.Quarantined, s.ev.Outside = nil, 0, 0, 0
 		s.ev.Paging, s.ev.Order = string(paging), p.order
 		end, err := p.run(ctx)
 		if err == nil {

@@ -34,18 +34,18 @@ const (
 
 // Evidence is what one scan of one window can say for itself. Counts are of the whole scan.
 type Evidence struct {
-	Paging       string    `json:"paging"`             // key, offset, next, stream
-	Order        Order     `json:"order"`              //
-	Requests     int64     `json:"requests"`           // HTTP requests sent, retries and probes included
-	Retries      int64     `json:"retries"`            // of these, repeats after a failure or a 429
-	Pages        int64     `json:"pages"`              // answers that were used
-	Rows         int64     `json:"rows"`               // rows handed on
-	Outside      int64     `json:"outside,omitempty"`  // rows that came and were not handed on, because they belong to the next window
+	Paging       string    `json:"paging"`                // key, offset, next, stream
+	Order        Order     `json:"order"`                 //
+	Requests     int64     `json:"requests"`              // HTTP requests sent, retries and probes included
+	Retries      int64     `json:"retries"`               // of these, repeats after a failure or a 429
+	Pages        int64     `json:"pages"`                 // answers that were used
+	Rows         int64     `json:"rows"`                  // rows handed on
+	Outside      int64     `json:"outside,omitempty"`     // rows that came and were not handed on, because they belong to the next window
 	Quarantined  int64     `json:"quarantined,omitempty"` // rows that came and were not handed on, because they do not fit the table's model
-	Duplicates   int64     `json:"duplicates"`         // repeated rows dropped, the seam rows of key paging not counted
-	KeyColumns   []string  `json:"keyColumns"`         // empty for a view without a key
-	DistinctKeys int64     `json:"distinctKeys"`       // -1 for a view without a key
-	FirstKey     string    `json:"firstKey,omitempty"` // key of the first and last row in the scan's order
+	Duplicates   int64     `json:"duplicates"`            // repeated rows dropped, the seam rows of key paging not counted
+	KeyColumns   []string  `json:"keyColumns"`            // empty for a view without a key
+	DistinctKeys int64     `json:"distinctKeys"`          // -1 for a view without a key
+	FirstKey     string    `json:"firstKey,omitempty"`    // key of the first and last row in the scan's order
 	LastKey      string    `json:"lastKey,omitempty"`
 	End          End       `json:"end"`
 	CountBefore  *int64    `json:"countBefore,omitempty"` // $count before the first page; nil where the server has none
