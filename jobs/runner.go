@@ -124,8 +124,8 @@ type run struct {
 
 	mu     sync.Mutex // windows are read side by side
 	result Result
-	proofs []evidence.Evidence // of the windows in the result
-	done   int                 // windows
+	proofs map[string][]evidence.Evidence // of the windows in the result
+	done   int                            // windows
 	todo   int
 }
 
@@ -276,9 +276,14 @@ func (x *run) leased(ctx context.Context) (err error) {
 		return err
 	}
 	if x.plan.Windowed != nil {
-		return x.windows(ctx, session)
+		err = x.windows(ctx, session)
+	} else {
+		err = x.whole(ctx, session)
 	}
-	return x.whole(ctx, session)
+	if x.result.Version >= 0 {
+		x.sweep(ctx)
+	}
+	return err
 }
 
 // whole reads the whole table, until a scan is proven complete.
@@ -313,7 +318,7 @@ func again(err error) bool {
 	if errors.As(err, &rescan) {
 		return rescan.Retry
 	}
-	return as[*evidence.Incomplete](err) || as[*OwnersChanged](err) || as[*MovedError](err)
+	return as[*evidence.Incomplete](err) || as[*OwnersChanged](err)
 }
 
 // spec is what the dataset learns of this run; unit is which of its commits this is.
@@ -427,7 +432,6 @@ func (x *run) publish(ctx context.Context, refresh *export.Refresh, ev evidence.
 	x.committed(commit, stamp)
 	detail["version"] = strconv.FormatInt(commit.Version, 10)
 	_, aerr := x.Audit.Append(context.WithoutCancel(ctx), x.entry("publish", audit.OK, ev.Rows, detail))
-	x.sweep(ctx)
 	x.progress(Progress{Phase: Done, Attempt: ev.Attempts, Scan: so})
 	return unaudited(aerr)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -80,7 +81,7 @@ func (x *run) windows(ctx context.Context, session *odata.Session) error {
 	if x.separate(decision) {
 		return x.oneByOne(ctx, session, decision)
 	}
-	return x.attempts(ctx, "the windows", orOvertaken, func(int) error { return x.together(ctx, session) })
+	return x.attempts(ctx, "the windows", movedOrOvertaken, func(int) error { return x.together(ctx, session) })
 }
 
 // decide says which windows are to be read and which expire.
@@ -167,7 +168,9 @@ func (x *run) together(ctx context.Context, session *odata.Session) error {
 	if err := g.agree(ctx); err != nil {
 		return err
 	}
-	x.report(g.loads...)
+	for _, l := range g.loads {
+		x.report(l, "")
+	}
 	return x.publish(ctx, refresh, g.evidence())
 }
 
@@ -186,16 +189,25 @@ func (x *run) expect(n int) {
 	x.todo, x.done = n, 0
 }
 
-// report puts windows into the result, in place of what an earlier attempt has put there.
-func (x *run) report(loads ...*load) {
+// report puts a window into the result, in place of what an earlier attempt has put there.
+func (x *run) report(l *load, failed string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	for _, l := range loads {
-		x.result.Windows = slices.DeleteFunc(x.result.Windows, func(r WindowResult) bool { return r.Window == l.item.Value })
-		x.result.Windows = append(x.result.Windows, l.result())
-		x.proofs = append(x.proofs, l.proof...)
+	r := l.result()
+	r.Error = failed
+	at := slices.IndexFunc(x.result.Windows, func(other WindowResult) bool { return other.Window == r.Window })
+	if at < 0 {
+		at, x.result.Windows = len(x.result.Windows), append(x.result.Windows, r)
 	}
-	x.result.Evidence = evidence.Sum(x.proofs)
+	x.result.Windows[at] = r
+	if failed != "" {
+		return
+	}
+	if x.proofs == nil {
+		x.proofs = map[string][]evidence.Evidence{}
+	}
+	x.proofs[r.Window] = l.proof
+	x.result.Evidence = evidence.Sum(slices.Concat(slices.Collect(maps.Values(x.proofs))...))
 }
 
 // gathering is the windows of one commit on their way into it.
@@ -494,18 +506,14 @@ func (x *run) one(ctx context.Context, session *odata.Session, item window.Item,
 		l = &load{item: item}
 	}
 	if err == nil {
-		x.report(l)
+		x.report(l, "")
 		return nil
 	}
-	failed := &WindowError{Window: item.Value, Err: err}
+	failed := &WindowError{}
 	if !errors.As(err, &failed) {
 		failed = &WindowError{Window: item.Value, Err: err}
 	}
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	r := l.result()
-	r.Error = failed.Err.Error()
-	x.result.Windows = append(x.result.Windows, r)
+	x.report(l, failed.Err.Error())
 	return failed
 }
 
@@ -525,4 +533,5 @@ func (x *run) expire(ctx context.Context, items []window.Item) error {
 // overtaken says that another writer was first, which for windows is no reason to give up: a backfill and a live run meet.
 func overtaken(err error) bool { return as[*delta.Conflict](err) }
 
-func orOvertaken(err error) bool { return again(err) || overtaken(err) }
+// movedOrOvertaken says that all windows are to be read again. What went wrong in one of them was tried again there.
+func movedOrOvertaken(err error) bool { return as[*MovedError](err) || overtaken(err) }
