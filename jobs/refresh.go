@@ -35,6 +35,8 @@ type Refresh struct {
 	By        string        // the date or date-time column that windows go by, of the table or of an owner: "Document_Reference/Document_Date"
 	Policy    window.Policy // which windows there are, and when they are read again
 	PerWindow bool          // publish each window as soon as it is done, not all windows of a run together
+	Undated   Undated       // what becomes of rows whose By is empty
+	Split     Split         // when a window is read in pieces
 }
 
 // Windowed says how a plan reads its table by period.
@@ -74,6 +76,8 @@ func (b *planner) refresh() {
 		return
 	}
 	b.Windowed = w
+	b.undated()
+	b.fewEnough()
 }
 
 func (b *planner) windowProblems(err error) {

@@ -63,6 +63,9 @@ type Request struct {
 	Only     []window.Item // read these windows in place of those that are due, and expire none
 	Parallel int           // windows at the same time (0: as many as the instance takes requests, 2 at most)
 	Separate bool          // publish each window as soon as it is done, whatever the job says
+
+	// Before is called before each window is begun, and may wait; a backfill lets live runs pass here. Its error fails the window. May be nil.
+	Before func(ctx context.Context, runID string) error
 }
 
 // Phase is what a run is doing.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -227,6 +228,8 @@ type load struct {
 	scans   []*odata.Scan
 	proof   []evidence.Evidence
 	tries   int
+	halved  int       // how often the limits of a scan were halved, because one broke
+	began   time.Time // the try under way
 	seconds float64
 }
 
@@ -247,8 +250,22 @@ func (l *load) result() WindowResult {
 func (g *gathering) load(ctx context.Context, item window.Item) (*load, error) {
 	l := &load{item: item}
 	began := time.Now()
-	err := g.attempts(ctx, "window "+item.Value, again, func(attempt int) error {
+	if g.Before != nil {
+		if err := g.Before(ctx, g.id); err != nil {
+			return l, &WindowError{Window: item.Value, Err: err}
+		}
+	}
+	// A scan that ran long and then broke is tried again in pieces, half as large each time.
+	smaller := func(err error) bool {
+		slow := g.Job.Refresh.Split.slow(err, time.Since(l.began))
+		if slow {
+			l.halved++
+		}
+		return slow || again(err)
+	}
+	err := g.attempts(ctx, "window "+item.Value, smaller, func(attempt int) error {
 		l.tries++
+		l.began = time.Now()
 		return g.fill(ctx, l, attempt)
 	})
 	l.seconds = time.Since(began).Seconds()
@@ -277,19 +294,83 @@ func (g *gathering) fill(ctx context.Context, l *load, attempt int) (err error) 
 		}
 	}()
 	l.query, l.slice, l.scans, l.proof = q, slice, nil, nil
-	q.Attempt, q.Keys = attempt, g.keys
-	q.Progress = func(p odata.Progress) {
-		g.progress(Progress{Phase: Scanning, Attempt: attempt, Scan: p, Window: l.item.Value})
-	}
-	scan, err := g.scan(ctx, g.session, q, slice, g.inside(l.item))
-	if scan != nil {
-		l.scans, l.proof = append(l.scans, scan), append(l.proof, scan.Evidence())
-	}
-	if err != nil {
+	if err := g.read(ctx, l, attempt); err != nil {
 		return err
 	}
 	return slice.Done(ctx, l.proof...)
 }
+
+// read scans a window: in one query, or in pieces if it is too large for one.
+func (g *gathering) read(ctx context.Context, l *load, attempt int) error {
+	queries, err := g.queries(ctx, l.item, l.query, l.halved+1)
+	if err != nil {
+		return err
+	}
+	keys, before, counted := g.keys, int64(0), false
+	if len(queries) > 1 {
+		g.log.Info("window is read in pieces", "window", l.item.Value, "pieces", len(queries))
+		if before, counted, err = g.session.Count(ctx, l.query); err != nil {
+			return err
+		}
+		if keys == nil && len(g.plan.Table.Key) > 0 {
+			keys = odata.NewKeySet()
+			defer keys.Close()
+		}
+	}
+	for _, q := range queries {
+		if err := g.piece(ctx, l, q, attempt, keys); err != nil {
+			return err
+		}
+	}
+	if len(queries) == 1 {
+		return nil
+	}
+	if g.keys != nil {
+		keys = nil // they are looked at when all windows have been read
+	}
+	return g.joined(ctx, l, before, counted, keys)
+}
+
+// piece scans one query of a window.
+func (g *gathering) piece(ctx context.Context, l *load, q odata.Query, attempt int, keys *odata.KeySet) error {
+	sum := evidence.Sum(l.proof)
+	q.Attempt, q.Keys = attempt, keys
+	q.Progress = func(p odata.Progress) {
+		p.Rows, p.Pages, p.Requests, p.Bytes = p.Rows+sum.Rows, p.Pages+sum.Pages, p.Requests+sum.Requests, p.Bytes+sum.Bytes
+		if p.Expected >= 0 {
+			p.Expected += sum.Rows
+		}
+		g.progress(Progress{Phase: Scanning, Attempt: attempt, Scan: p, Window: l.item.Value})
+	}
+	scan, err := g.scan(ctx, g.session, q, l.slice, g.inside(l.item))
+	if scan != nil {
+		l.scans, l.proof = append(l.scans, scan), append(l.proof, scan.Evidence())
+	}
+	var refused *odata.StatusError
+	if errors.As(err, &refused) && refused.Status == http.StatusBadRequest && g.plan.Windowed.needsFraction() && l.item.Value != window.Null {
+		return &BoundsError{Column: g.plan.Windowed.By.Column.Name, Err: err}
+	}
+	return err
+}
+
+// needsFraction says whether windows end in a fraction of a second: see [Windowed.Filter].
+func (w *Windowed) needsFraction() bool {
+	return w.Checked == "" && w.By.Column.Type.Kind == edm.DateTime
+}
+
+// BoundsError says that the server does not take the bounds of windows by a date-time column of an owner.
+type BoundsError struct {
+	Column string
+	Err    error
+}
+
+// Error implements error.
+func (e *BoundsError) Error() string {
+	return fmt.Sprintf("windows by %s end in a fraction of a second, which this server seems not to take in a filter; without it they would lose rows: go by a column that holds dates, or by one of the table itself: %v", e.Column, e.Err)
+}
+
+// Unwrap gives the cause.
+func (e *BoundsError) Unwrap() error { return e.Err }
 
 // errNothingToAsk is for a window that decide has let through all the same.
 func errNothingToAsk(ok bool) error {

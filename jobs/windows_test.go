@@ -26,7 +26,7 @@ func windowed(t testing.TB, by string, period window.Period, from, to string, re
 	must(t, err)
 	policy := window.Policy{Calendar: c, Reload: reload, From: day(t, from), To: day(t, to)}
 	j := job(lines)
-	j.Refresh = jobs.Refresh{Mode: jobs.Windows, By: by, Policy: policy}
+	j.Refresh = jobs.Refresh{Mode: jobs.Windows, By: by, Policy: policy, Undated: jobs.LeaveOut}
 	return j
 }
 

@@ -147,7 +147,7 @@ func (a *app) checkJob(name string, model *edm.Model, said func(string, error, s
 		var plan *jobs.Plan
 		if plan, err = jobs.NewPlan(job, model); err == nil {
 			stamp := plan.Scope.Stamp()
-			said("job "+name, nil, fmt.Sprintf("%s, %d columns, scope %s (%s)", plan.Table.Name, len(plan.Publish), stamp.Name, stamp.Enforcement))
+			said("job "+name, nil, fmt.Sprintf("%s, %d columns, scope %s (%s), %s", plan.Table.Name, len(plan.Publish), stamp.Name, stamp.Enforcement, refreshText(a.cfg.Jobs[name].Refresh)))
 			return
 		}
 	}

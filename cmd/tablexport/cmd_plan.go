@@ -56,6 +56,8 @@ type planView struct {
 	Rows     *int64   `json:"rows,omitempty"`
 	Next     string   `json:"next,omitempty"`
 	Notes    []string `json:"notes,omitempty"`
+
+	Windows *windowsView `json:"windows,omitempty"` // of a job that goes by periods
 }
 
 func (g *globals) plan(ctx context.Context, name string, online bool) error {
@@ -101,6 +103,11 @@ func (g *globals) plan(ctx context.Context, name string, online bool) error {
 	}
 	if view.First, view.Then, err = described(session, plan.Query()); err != nil {
 		return err
+	}
+	if plan.Windowed != nil {
+		if view.Windows, err = a.planWindows(ctx, plan, session); err != nil {
+			return err
+		}
 	}
 	if online {
 		if n, ok, err := session.Count(ctx, plan.Query()); err != nil {
@@ -170,8 +177,12 @@ func (g *globals) printPlan(v planView, plan *jobs.Plan) {
 		size = "all rows in one answer"
 	}
 	g.printf("paging    %s, %s: %s\n", v.Paging, size, v.Why)
-	g.printf("first     %s\n", short(v.First, plan))
-	if v.Then != "" {
+	if v.Windows != nil {
+		g.printWindowsPlan(v.Windows, plan)
+	} else {
+		g.printf("first     %s\n", short(v.First, plan))
+	}
+	if v.Then != "" && v.Windows == nil {
 		g.printf("then      %s\n", short(v.Then, plan))
 	}
 	g.printf("into      %s\n", v.Dataset)

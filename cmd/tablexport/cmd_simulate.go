@@ -43,6 +43,7 @@ refusals, its limits, and invented rows. The same seed gives the same rows. Any 
   next-link=N                            pages of N rows with @odata.nextLink
   top-is-total                           $top limits the whole chain of pages
   count=inline | count=path              $count is supported
+  fractions                              date-time literals of filters may have a fraction of a second
 --fault KIND@N makes the Nth page of rows go wrong (KIND@N+ all from there on). Counted are requests for rows of any table, those of
 a second try and of a second pass too; not counted are $count and requests for 8 rows or fewer, with which a client finds out what
 a server can do:
@@ -123,6 +124,8 @@ func setBehavior(b *simulator.Behavior, text string) error {
 		b.NextLink.PageSize = number
 	case text == "top-is-total":
 		b.NextLink.TopIsTotal = true
+	case text == "fractions":
+		b.Fractions = true
 	case text == "count=inline":
 		b.Count |= simulator.InlineCount
 	case text == "count=path":

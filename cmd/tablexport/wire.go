@@ -362,11 +362,16 @@ func (a *app) job(name string) (jobs.Job, error) {
 		return jobs.Job{}, a.noJob(name)
 	}
 	s := a.cfg.Scopes[j.Scope]
+	refresh, err := refreshOf(j.Refresh)
+	if err != nil {
+		return jobs.Job{}, a.cfg.ProblemAt("jobs."+name+".refresh", err.Error(), "")
+	}
 	return jobs.Job{
 		Name: name, Description: j.Description, Instance: j.Instance, Table: j.Table, Select: j.Select, Filter: j.Filter,
 		ScopeName: j.Scope, Where: s.Where, Unrestricted: s.Unrestricted, Delegated: j.Delegated,
 		VerifyOwner: s.Verify == "owner", MaxOwnerKeys: s.MaxOwnerKeys,
 		Paging: odata.Paging(j.Paging.Mode), PageSize: j.Paging.PageSize, Store: j.Store, Path: j.Path,
+		Refresh: refresh,
 	}, nil
 }
 

@@ -34,6 +34,7 @@ const (
 	Unsettled Reason = "unsettled" // read: loaded before it could no longer change
 	Unknown   Reason = "unknown"   // read: the dataset does not say when it was loaded. expire: no window of this calendar
 	Undated   Reason = "undated"   // read: rows without a date may get one at any time. expire: they are not asked for any more
+	Again     Reason = "again"     // read: a person wants it read again
 	Settled   Reason = "settled"   // kept: loaded after it could no longer change
 	Old       Reason = "old"       // expire: older than what is kept
 	Future    Reason = "future"    // expire: after the newest that is held. kept: it begins within a day, which another machine's clock may say is over
@@ -54,6 +55,8 @@ func (r Reason) Text() string {
 		return "nothing is known of when or how it was read"
 	case Undated:
 		return "rows without a date"
+	case Again:
+		return "asked for again"
 	case Settled:
 		return "it was read after it had settled"
 	case Old:

@@ -197,7 +197,7 @@ func count(items []Item, reason Reason) int {
 }
 
 func TestReasonsHaveTexts(t *testing.T) {
-	for _, r := range []Reason{Missing, Newest, Query, Unsettled, Unknown, Undated, Settled, Old, Future} {
+	for _, r := range []Reason{Missing, Newest, Query, Unsettled, Unknown, Undated, Again, Settled, Old, Future} {
 		if slices.Contains([]string{"", string(r)}, r.Text()) {
 			t.Errorf("%q has no text", r)
 		}

@@ -103,3 +103,9 @@ func (s Span) Holds(t time.Time) bool { return !t.Before(s.Start) && t.Before(s.
 
 // HoldsDay reports whether the civil day is in the span.
 func (s Span) HoldsDay(d Day) bool { return d >= s.First && d < s.Next }
+
+// Join returns the span from the beginning of s to the end of next, which follows it.
+func (s Span) Join(next Span) Span {
+	s.Next, s.End = next.Next, next.End
+	return s
+}

@@ -117,6 +117,25 @@ func TestDialectRefusals(t *testing.T) {
 	}
 }
 
+// A server that takes fractions of a second reads them exactly.
+func TestFractionsOfASecond(t *testing.T) {
+	_, base := newServer(t, Options{Behavior: Behavior{Fractions: true}})
+	for value, want := range map[string]int{
+		"2024-01-31T23:59:59.997Z": http.StatusOK, "2024-01-31T23:59:59.9999999Z": http.StatusOK, "2024-01-31T23:59:59Z": http.StatusOK,
+		"2024-01-31T23:59:59.Z": http.StatusBadRequest, "2024-01-31T23:59:59.99999999Z": http.StatusBadRequest, "2024-01-31T23:59:59.9x7Z": http.StatusBadRequest,
+	} {
+		if status, body := get(t, base, lines, "$filter", "Intrastat_Apply_Date le "+value); status != want {
+			t.Errorf("%s: %d %.100s", value, status, body)
+		}
+	}
+	for text, want := range map[string]int64{"1970-01-01T00:00:00.5Z": 5_000_000, "1970-01-01T00:00:00.0000001Z": 1, "1970-01-01T00:00:01.25Z": 12_500_000} {
+		got, ok := parseInstant(text, false, true)
+		if got -= daysOf(1970, 1, 1) * ticksPerDay; !ok || got != want {
+			t.Errorf("%s: %d", text, got)
+		}
+	}
+}
+
 // TestDialectAgainstRows filters in the test, over the rows that came without a filter.
 func TestDialectAgainstRows(t *testing.T) {
 	s, base := newServer(t, Options{Rows: map[string]int64{lines: 1500, "Crm_Sales_Orders": 400, docs: 900, "Inv_Stores": 5, "Gen_Products": 50}})

@@ -79,6 +79,11 @@ func refuse(format string, args ...any) error { return &refusal{fmt.Sprintf(form
 // parseFilter reads text for table t. With strict set it takes exactly what the Table API documents: the operators
 // of each column, reference paths through owners, date literals in one form.
 func (c *catalog) parseFilter(text string, t *table, strict bool) ([]filterTerm, error) {
+	return c.readFilter(text, t, strict, !strict)
+}
+
+// readFilter is parseFilter, with fractions of a second in date-time literals if the server takes them.
+func (c *catalog) readFilter(text string, t *table, strict, fractions bool) ([]filterTerm, error) {
 	if strings.TrimSpace(text) == "" {
 		return nil, nil
 	}
@@ -86,7 +91,7 @@ func (c *catalog) parseFilter(text string, t *table, strict bool) ([]filterTerm,
 	if err != nil {
 		return nil, err
 	}
-	p := &filterParser{tokens: tokens, catalog: c, table: t, strict: strict}
+	p := &filterParser{tokens: tokens, catalog: c, table: t, strict: strict, fractions: fractions}
 	for {
 		term, err := p.term()
 		if err != nil {
@@ -157,7 +162,9 @@ type filterParser struct {
 	catalog *catalog
 	table   *table
 	strict  bool
-	terms   []filterTerm
+
+	fractions bool
+	terms     []filterTerm
 }
 
 func (p *filterParser) done() bool { return p.pos >= len(p.tokens) }
@@ -354,7 +361,7 @@ func (p *filterParser) literal(t *filterTerm) (operand, error) {
 		f, err := strconv.ParseFloat(s, 64)
 		v.f, ok = f, err == nil
 	case edm.Date, edm.DateTime:
-		v.i, ok = parseInstant(s, !p.strict)
+		v.i, ok = parseInstant(s, !p.strict, p.fractions)
 	case edm.TimeOfDay:
 		v.i, ok = parseClock(s)
 	}
@@ -364,10 +371,19 @@ func (p *filterParser) literal(t *filterTerm) (operand, error) {
 	return v, nil
 }
 
-// parseInstant reads YYYY-MM-DDThh:mm:ssZ, the only documented form, as ticks. A lenient reader takes a date, too.
-func parseInstant(s string, lenient bool) (int64, bool) {
+// parseInstant reads YYYY-MM-DDThh:mm:ssZ, the only documented form, as ticks. A lenient reader takes a date, too. With fractions it takes
+// up to seven digits behind the second.
+func parseInstant(s string, lenient, fractions bool) (int64, bool) {
 	if lenient && len(s) == 10 {
 		s += "T00:00:00Z"
+	}
+	ticks := int64(0)
+	if digits, ok := strings.CutSuffix(s, "Z"); ok && fractions && len(digits) > 20 && len(digits) <= 27 && digits[19] == '.' {
+		n, err := strconv.ParseUint((digits[20:] + "000000")[:7], 10, 32)
+		if err != nil {
+			return 0, false
+		}
+		s, ticks = digits[:19]+"Z", int64(n)
 	}
 	if len(s) != 20 || s[4] != '-' || s[7] != '-' || s[10] != 'T' || s[19] != 'Z' {
 		return 0, false
@@ -383,7 +399,7 @@ func parseInstant(s string, lenient bool) (int64, bool) {
 	if _, mm, dd := civil(days); mm != int(m) || dd != int(d) {
 		return 0, false
 	}
-	return days*ticksPerDay + clock, true
+	return days*ticksPerDay + clock + ticks, true
 }
 
 func parseClock(s string) (int64, bool) {

@@ -65,7 +65,7 @@ func (s *Server) parse(r *http.Request, t *table, who *Token, b Behavior, onlyCo
 			return nil, refuse("the query option %s is not supported", name)
 		}
 	}
-	terms, err := s.catalog.parseFilter(values.Get("$filter"), t, true)
+	terms, err := s.catalog.readFilter(values.Get("$filter"), t, true, b.Fractions)
 	if err != nil {
 		return nil, err
 	}

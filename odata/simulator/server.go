@@ -114,6 +114,7 @@ type Behavior struct {
 	NextLink      NextLink
 	Count         Count
 	IgnoreTop     bool // $top is accepted and has no effect
+	Fractions     bool // date-time literals in filters may have a fraction of a second, which is not documented; else 400
 
 	Offsets           bool  // datetimes are shown with changing offsets (+02:00) instead of Z
 	TrimZeros         bool  // decimals without trailing zeros
