@@ -268,20 +268,29 @@ func Items(fills []Fill) []window.Item {
 	return items
 }
 
-// Unfinished are the windows that a run could not publish, for another try.
-func Unfinished(err error, of []window.Item) []window.Item {
+// FailedWindow is a window that a run could not publish, and why.
+type FailedWindow struct {
+	window.Item
+	Err error
+}
+
+// Unfinished are the windows of a run that failed each for itself, for another try; all says that there are no others: every other
+// window was published. Of a run that failed as a whole it gives none.
+func Unfinished(err error, of []window.Item) (failed []FailedWindow, all bool) {
 	var windows *WindowsError
 	if !errors.As(err, &windows) {
-		return nil
+		return nil, false
 	}
-	failed := map[string]bool{}
 	for _, err := range windows.Failed {
 		var one *WindowError
-		if errors.As(err, &one) {
-			failed[one.Window] = true
+		if !errors.As(err, &one) {
+			return failed, false
+		}
+		if i := slices.IndexFunc(of, func(i window.Item) bool { return i.Value == one.Window }); i >= 0 {
+			failed = append(failed, FailedWindow{of[i], one.Err})
 		}
 	}
-	return slices.DeleteFunc(slices.Clone(of), func(i window.Item) bool { return !failed[i.Value] })
+	return failed, len(windows.NotBegun) == 0 && windows.Stopped == nil
 }
 
 // ObservedRuns is the rate of the newest runs that succeeded, 20 of them at most, of jobs that of admits.

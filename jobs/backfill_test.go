@@ -173,8 +173,8 @@ func TestBackfillResumes(t *testing.T) {
 		t.Fatalf("%d windows are left", len(request.Only))
 	}
 	_, err = r.runner.Run(t.Context(), request)
-	failed := jobs.Unfinished(err, request.Only)
-	if len(failed) != 1 || failed[0].Value != "2023-03" || len(r.held(j)) != 5 {
+	failed, all := jobs.Unfinished(err, request.Only)
+	if len(failed) != 1 || !all || jobs.Classify(failed[0].Err) != jobs.Later || failed[0].Value != "2023-03" || len(r.held(j)) != 5 {
 		t.Fatalf("failed: %v, %v", failed, err)
 	}
 
@@ -189,6 +189,68 @@ func TestBackfillResumes(t *testing.T) {
 	if left := todo(); len(left) != 0 {
 		t.Errorf("still to do: %v", left)
 	}
+}
+
+// What fails one window in a way that it would fail all of them stops the run: a server that says no is not asked sixty times.
+func TestRefusalStopsWindows(t *testing.T) {
+	t.Parallel()
+	refused := 0
+	r := newRig(t, simulator.Options{}, behind(func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if strings.Contains(req.URL.RawQuery, "ge%202023-11-01") {
+				refused++
+				w.WriteHeader(http.StatusForbidden)
+				return
+			}
+			next.ServeHTTP(w, req)
+		})
+	}))
+	j := windowed(t, "Required_Delivery_Date", window.PeriodMonth, "2023-01-01", "2023-12-31", 1)
+	_, err := r.runner.Run(t.Context(), jobs.Request{Job: j, Separate: true, Parallel: 1, Cut: at("2024-06-01")})
+	var some *jobs.WindowsError
+	if !errors.As(err, &some) || some.Published != 1 || len(some.Failed) != 1 || len(some.NotBegun) != 10 || jobs.Classify(err) != jobs.Credential {
+		t.Fatalf("%+v", err)
+	}
+	if refused == 0 || !strings.Contains(err.Error(), "10 were not begun") {
+		t.Errorf("%d refused: %v", refused, err)
+	}
+}
+
+// A live run and a backfill work on one dataset at once, while the table changes: what is there in the end is what the table has, and no
+// version in between had half a window.
+func TestLiveRunsAndBackfillAtOnce(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, simulator.Options{Rows: map[string]int64{lines: 2000}})
+	j := windowed(t, "Required_Delivery_Date", window.PeriodMonth, "2022-01-01", "2023-12-31", 3)
+	now := at("2023-12-20")
+	plan, err := jobs.NewPlan(j, edm.Embedded())
+	must(t, err)
+	fills, _, err := plan.Backfill(now, nil, jobs.BackfillSpec{From: day(t, "2022-01-01"), To: day(t, "2023-12-31")})
+	must(t, err)
+	backfill := make(chan error, 1)
+	go func() {
+		_, err := r.runner.Run(t.Context(), jobs.Request{Job: j, Only: jobs.Items(fills), Separate: true, Parallel: 2, Cut: now})
+		backfill <- err
+	}()
+	for range 4 {
+		_, err := r.server.Update(lines, 50)
+		must(t, err)
+		_, err = r.runner.Run(t.Context(), jobs.Request{Job: j, Only: jobs.Items(fills[:3]), Cut: now}) // the newest, in one version
+		must(t, err)
+	}
+	must(t, <-backfill)
+	// Windows may hold what was there before the last changes; all of them are sound, and one more run of everything shows the table.
+	for _, w := range r.held(j) {
+		if w.Problem != "" || w.Rows != w.Recorded {
+			t.Errorf("window %+v", w)
+		}
+	}
+	if n := len(r.held(j)); n != 24 {
+		t.Errorf("%d windows", n)
+	}
+	_, err = r.runner.Run(t.Context(), jobs.Request{Job: j, Only: jobs.Items(fills), Cut: now})
+	must(t, err)
+	r.holds(j, "Required_Delivery_Date ge 2022-01-01 and Required_Delivery_Date le 2023-12-31")
 }
 
 // Nobody goes by windows of which rows would be lost without somebody having said so.

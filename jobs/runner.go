@@ -127,9 +127,10 @@ type run struct {
 
 	mu     sync.Mutex // windows are read side by side
 	result Result
-	proofs map[string][]evidence.Evidence // of the windows in the result
-	done   int                            // windows
+	proofs []evidence.Evidence // of the windows in the result
+	done   int                 // windows
 	todo   int
+	most   int64 // rows of the windows that are read for the first time, all together; 0: not known
 }
 
 // Run carries out one run. The error is a *RunError; the dataset then is at its previous version, with two exceptions
@@ -279,14 +280,9 @@ func (x *run) leased(ctx context.Context) (err error) {
 		return err
 	}
 	if x.plan.Windowed != nil {
-		err = x.windows(ctx, session)
-	} else {
-		err = x.whole(ctx, session)
+		return x.windows(ctx, session)
 	}
-	if x.result.Version >= 0 {
-		x.sweep(ctx)
-	}
-	return err
+	return x.whole(ctx, session)
 }
 
 // whole reads the whole table, until a scan is proven complete.
@@ -321,7 +317,7 @@ func again(err error) bool {
 	if errors.As(err, &rescan) {
 		return rescan.Retry
 	}
-	return as[*evidence.Incomplete](err) || as[*OwnersChanged](err)
+	return as[*evidence.Incomplete](err) || as[*OwnersChanged](err) || as[*MovedError](err)
 }
 
 // spec is what the dataset learns of this run; unit is which of its commits this is.
@@ -435,6 +431,7 @@ func (x *run) publish(ctx context.Context, refresh *export.Refresh, ev evidence.
 	x.committed(commit, stamp)
 	detail["version"] = strconv.FormatInt(commit.Version, 10)
 	_, aerr := x.Audit.Append(context.WithoutCancel(ctx), x.entry("publish", audit.OK, ev.Rows, detail))
+	x.sweep(ctx)
 	x.progress(Progress{Phase: Done, Attempt: ev.Attempts, Scan: so})
 	return unaudited(aerr)
 }

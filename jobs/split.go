@@ -77,6 +77,9 @@ func (g *gathering) queries(ctx context.Context, item window.Item, whole odata.Q
 		rate = Observed(have)
 	}
 	c.limit = g.Job.Refresh.Split.limit(rate, tries)
+	if rows < 0 && g.most > 0 && g.most <= c.limit {
+		return []odata.Query{whole}, nil // all windows together are small enough
+	}
 	if rows < 0 || rows > c.limit/2 { // a window that was small is small; of others the server is asked
 		n, ok, err := c.count(ctx, whole)
 		if err != nil {
@@ -100,6 +103,34 @@ func (g *gathering) queries(ctx context.Context, item window.Item, whole odata.Q
 		return nil, fmt.Errorf("the window would be read in %d pieces, and %d are too many; raise the limits of refresh.split, or choose a shorter period", len(cut), maxPieces)
 	}
 	return cut, nil
+}
+
+// ceiling counts the rows of all windows that are read for the first time at once: where they are few, no window needs to be counted.
+func (x *run) ceiling(ctx context.Context, session *odata.Session, d window.Decision) error {
+	x.most = 0
+	var span window.Span
+	n := 0
+	for _, item := range d.Read { // newest first
+		switch {
+		case item.Reason != window.Missing:
+		case n == 0:
+			span, n = item.Span, 1
+		default:
+			span, n = item.Join(span), n+1
+		}
+	}
+	if n < 3 {
+		return nil
+	}
+	q, ok, err := x.plan.SpanQuery(span)
+	if err != nil || !ok {
+		return err
+	}
+	rows, ok, err := session.Count(ctx, q)
+	if ok {
+		x.most = max(1, rows)
+	}
+	return err
 }
 
 // count asks for the number of rows of a query; ok is false where the server does not count, or was asked often enough.

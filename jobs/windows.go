@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -48,21 +47,39 @@ func (e *WindowError) Unwrap() error { return e.Err }
 // WindowsError says which windows of a run that publishes them one by one are missing. The others are published; running the job again
 // reads those that are missing.
 type WindowsError struct {
-	Failed    []error // *WindowError each
-	Published int     // windows
+	Failed    []error  // *WindowError each
+	NotBegun  []string // windows that were left when the run stopped
+	Stopped   error    // why, if it was not one of the failures
+	Published int      // windows
 }
+
+// shownFailures bounds a message: what fails one window mostly fails all.
+const shownFailures = 5
 
 // Error implements error.
 func (e *WindowsError) Error() string {
-	lines := make([]string, len(e.Failed))
+	var lines []string
 	for i, err := range e.Failed {
-		lines[i] = err.Error()
+		if i == shownFailures {
+			lines = append(lines, fmt.Sprintf("and %d more", len(e.Failed)-i))
+			break
+		}
+		lines = append(lines, err.Error())
 	}
-	return fmt.Sprintf("%d of %d windows could not be published; run the job again for them: %s", len(e.Failed), len(e.Failed)+e.Published, strings.Join(lines, "; "))
+	if n := len(e.NotBegun); n > 0 {
+		lines = append(lines, fmt.Sprintf("%d were not begun", n))
+	}
+	return fmt.Sprintf("%d of %d windows were not published; run the job again for them: %s", len(e.Failed)+len(e.NotBegun),
+		len(e.Failed)+len(e.NotBegun)+e.Published, strings.Join(lines, "; "))
 }
 
 // Unwrap gives the causes.
-func (e *WindowsError) Unwrap() []error { return e.Failed }
+func (e *WindowsError) Unwrap() []error {
+	if e.Stopped == nil {
+		return e.Failed
+	}
+	return append(slices.Clone(e.Failed), e.Stopped)
+}
 
 // windows reads the windows that are due. All of them become one version, or each its own. A crash leaves the windows that were not
 // published as they were: what is known of them stands in the dataset, and the next run decides anew.
@@ -79,10 +96,13 @@ func (x *run) windows(ctx context.Context, session *odata.Session) error {
 		x.log.Info("no window is due")
 		return nil
 	}
+	if err := x.ceiling(ctx, session, decision); err != nil {
+		return err
+	}
 	if x.separate(decision) {
 		return x.oneByOne(ctx, session, decision)
 	}
-	return x.attempts(ctx, "the windows", movedOrOvertaken, func(int) error { return x.together(ctx, session) })
+	return x.attempts(ctx, "the windows", orOvertaken, func(int) error { return x.together(ctx, session) })
 }
 
 // decide says which windows are to be read and which expire.
@@ -169,9 +189,7 @@ func (x *run) together(ctx context.Context, session *odata.Session) error {
 	if err := g.agree(ctx); err != nil {
 		return err
 	}
-	for _, l := range g.loads {
-		x.report(l, "")
-	}
+	x.report(g.loads...)
 	return x.publish(ctx, refresh, g.evidence())
 }
 
@@ -190,25 +208,16 @@ func (x *run) expect(n int) {
 	x.todo, x.done = n, 0
 }
 
-// report puts a window into the result, in place of what an earlier attempt has put there.
-func (x *run) report(l *load, failed string) {
+// report puts windows into the result, in place of what an earlier attempt has put there.
+func (x *run) report(loads ...*load) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	r := l.result()
-	r.Error = failed
-	at := slices.IndexFunc(x.result.Windows, func(other WindowResult) bool { return other.Window == r.Window })
-	if at < 0 {
-		at, x.result.Windows = len(x.result.Windows), append(x.result.Windows, r)
+	for _, l := range loads {
+		x.result.Windows = slices.DeleteFunc(x.result.Windows, func(r WindowResult) bool { return r.Window == l.item.Value })
+		x.result.Windows = append(x.result.Windows, l.result())
+		x.proofs = append(x.proofs, l.proof...)
 	}
-	x.result.Windows[at] = r
-	if failed != "" {
-		return
-	}
-	if x.proofs == nil {
-		x.proofs = map[string][]evidence.Evidence{}
-	}
-	x.proofs[r.Window] = l.proof
-	x.result.Evidence = evidence.Sum(slices.Concat(slices.Collect(maps.Values(x.proofs))...))
+	x.result.Evidence = evidence.Sum(x.proofs)
 }
 
 // gathering is the windows of one commit on their way into it.
@@ -251,7 +260,9 @@ func (g *gathering) load(ctx context.Context, item window.Item) (*load, error) {
 	l := &load{item: item}
 	began := time.Now()
 	if g.Before != nil {
-		if err := g.Before(ctx, g.id); err != nil {
+		if err := g.Before(ctx, g.id); ctx.Err() != nil {
+			return l, errNotBegun
+		} else if err != nil {
 			return l, &WindowError{Window: item.Value, Err: err}
 		}
 	}
@@ -533,45 +544,60 @@ func (g *gathering) stretches() (all [][]*load) {
 	return slices.DeleteFunc(append(all, at), func(s []*load) bool { return len(s) < 2 })
 }
 
-// oneByOne publishes each window as soon as it is done. One that fails does not stop the others.
+// oneByOne publishes each window as soon as it is done. One that fails does not stop the others, unless it fails in a way that they would too:
+// a token that is refused, a row outside the scope, a job that does not fit.
 func (x *run) oneByOne(ctx context.Context, session *odata.Session, decision window.Decision) error {
 	atOnce := x.parallel()
 	x.expect(len(decision.Read))
 	errs := make([]error, len(decision.Read))
+	within, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
 	var group errgroup.Group
 	group.SetLimit(atOnce)
 	for i, item := range decision.Read {
 		group.Go(func() error {
+			if within.Err() != nil {
+				errs[i] = errNotBegun
+				return nil
+			}
 			errs[i] = x.guarded(func() error { return x.one(ctx, session, item, atOnce) })
+			switch Classify(errs[i]) {
+			case Credential, Scope, Config, Bug:
+				stop(errs[i])
+			}
 			return nil
 		})
 	}
 	_ = group.Wait() // the functions return no error: one window must not stop another
-	var failed []error
-	for _, err := range errs {
-		if err != nil {
-			failed = append(failed, err)
+	missing := &WindowsError{}
+	for i, err := range errs {
+		switch {
+		case err == nil:
+			missing.Published++
+		case errors.Is(err, errNotBegun):
+			missing.NotBegun = append(missing.NotBegun, decision.Read[i].Value)
+		default:
+			missing.Failed = append(missing.Failed, err)
 		}
 	}
-	if len(failed) == 0 && len(decision.Expire) > 0 {
-		if err := x.expire(ctx, decision.Expire); err != nil {
-			return err
-		}
+	switch {
+	case len(missing.Failed)+len(missing.NotBegun) > 0:
+		missing.Stopped = context.Cause(ctx)
+		return missing
+	case len(decision.Expire) > 0:
+		return x.expire(ctx, decision.Expire)
 	}
-	if len(failed) == 0 {
-		return nil
-	}
-	return &WindowsError{Failed: failed, Published: len(decision.Read) - len(failed)}
+	return nil
 }
+
+// errNotBegun is for windows that were left when a run stopped.
+var errNotBegun = errors.New("not begun")
 
 // one reads and publishes one window. When another writer has published it meanwhile, it is read again: what was read
 // before that is older.
 func (x *run) one(ctx context.Context, session *odata.Session, item window.Item, atOnce int) error {
 	var l *load
 	err := x.attempts(ctx, "window "+item.Value, overtaken, func(int) error {
-		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("not begun: %w", context.Cause(ctx))
-		}
 		refresh, err := x.dataset.Begin(ctx, x.windowSpec(item.Value, atOnce))
 		if err != nil {
 			return err
@@ -587,14 +613,21 @@ func (x *run) one(ctx context.Context, session *odata.Session, item window.Item,
 		l = &load{item: item}
 	}
 	if err == nil {
-		x.report(l, "")
+		x.report(l)
 		return nil
 	}
-	failed := &WindowError{}
+	if errors.Is(err, errNotBegun) {
+		return err
+	}
+	failed := &WindowError{Window: item.Value, Err: err}
 	if !errors.As(err, &failed) {
 		failed = &WindowError{Window: item.Value, Err: err}
 	}
-	x.report(l, failed.Err.Error())
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	r := l.result()
+	r.Error = failed.Err.Error()
+	x.result.Windows = append(x.result.Windows, r)
 	return failed
 }
 
@@ -614,5 +647,4 @@ func (x *run) expire(ctx context.Context, items []window.Item) error {
 // overtaken says that another writer was first, which for windows is no reason to give up: a backfill and a live run meet.
 func overtaken(err error) bool { return as[*delta.Conflict](err) }
 
-// movedOrOvertaken says that all windows are to be read again. What went wrong in one of them was tried again there.
-func movedOrOvertaken(err error) bool { return as[*MovedError](err) || overtaken(err) }
+func orOvertaken(err error) bool { return again(err) || overtaken(err) }

@@ -345,28 +345,21 @@ func (a *app) fill(ctx context.Context, job jobs.Job, plan *backfillPlan, o back
 	first.Only, first.Parallel = jobs.Items(plan.fills), o.parallel
 	result, err := runner.Run(ctx, first)
 	results := []jobs.Result{result}
-	left := jobs.Unfinished(err, first.Only)
-	for round := 0; round < backfillRounds && ctx.Err() == nil; round++ {
-		var still []window.Item
-		for _, item := range left {
-			if ctx.Err() != nil || !worthAnotherTry(err, item) {
-				still = append(still, item)
+	failed, all := jobs.Unfinished(err, first.Only)
+	for round := 0; round < backfillRounds; round++ {
+		for i, f := range failed {
+			if f.Err == nil || ctx.Err() != nil || !mayPass(f.Err) {
 				continue
 			}
 			alone := base
-			alone.Only, alone.Parallel, alone.Separate = []window.Item{item}, 1, true
-			again, aerr := runner.Run(ctx, alone)
-			results = append(results, again)
-			if aerr != nil {
-				err = errors.Join(aerr, err)
-				still = append(still, item)
-			}
+			alone.Only, alone.Parallel, alone.Separate = []window.Item{f.Item}, 1, true
+			result, failed[i].Err = runner.Run(ctx, alone)
+			results = append(results, result)
 		}
-		left = still
 	}
 	show.end()
-	if len(left) == 0 && jobs.Unfinished(err, first.Only) != nil {
-		err = nil // all of them came in a later round
+	if all && !slices.ContainsFunc(failed, func(f jobs.FailedWindow) bool { return f.Err != nil }) {
+		err = nil // all that failed came in a later round
 	}
 	summary := summed(job.Name, results, plan)
 	eerr := a.emit(summary, func() { a.printFilled(summary) })
@@ -379,22 +372,9 @@ func (a *app) fill(ctx context.Context, job jobs.Job, plan *backfillPlan, o back
 	return errors.Join(err, eerr)
 }
 
-// worthAnotherTry says whether a window failed in a way that may pass.
-func worthAnotherTry(err error, item window.Item) bool {
-	var windows *jobs.WindowsError
-	if !errors.As(err, &windows) {
-		return false
-	}
-	for _, failed := range windows.Failed {
-		var one *jobs.WindowError
-		if errors.As(failed, &one) && one.Window == item.Value {
-			switch jobs.Classify(one.Err) {
-			case jobs.Transient, jobs.Later, jobs.Conflict, jobs.Data:
-				return true
-			}
-		}
-	}
-	return false
+// mayPass says whether a window failed in a way that another try may mend.
+func mayPass(err error) bool {
+	return slices.Contains([]jobs.Class{jobs.Transient, jobs.Later, jobs.Conflict, jobs.Data}, jobs.Classify(err))
 }
 
 // filled is what a backfill did, as --json prints it.
