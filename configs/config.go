@@ -51,19 +51,23 @@ type VaultSecrets struct {
 	Prefix    string    `yaml:"prefix" jsonschema:"default=tablexport" jsonschema_description:"The path under the mount below which tokens are kept."`
 	Namespace string    `yaml:"namespace" jsonschema_description:"Vault Enterprise namespace."`
 	CAFile    string    `yaml:"ca_file" jsonschema_description:"PEM file of the certificate authority, instead of the system's."`
-	Auth      VaultAuth `yaml:"auth" jsonschema:"required" jsonschema_description:"How tablexport logs in to Vault: exactly one of token_file and approle."`
+	Auth      VaultAuth `yaml:"auth" jsonschema:"required" jsonschema_description:"How tablexport logs in to Vault: exactly one of token_file, approle, jwt, kubernetes and cert."`
 }
 
 // VaultAuth is how tablexport logs in to Vault.
 type VaultAuth struct {
-	TokenFile string        `yaml:"token_file" jsonschema_description:"File with a Vault token."`
-	AppRole   *VaultAppRole `yaml:"approle" jsonschema_description:"AppRole login."`
+	TokenFile  string           `yaml:"token_file" jsonschema_description:"File with a Vault token, which somebody else (Vault Agent, say) keeps good; read again when Vault no longer accepts it."`
+	AppRole    *VaultAppRole    `yaml:"approle" jsonschema_description:"AppRole login."`
+	JWT        *VaultJWT        `yaml:"jwt" jsonschema_description:"Login with a JWT that the platform keeps in a file: the workload identity of a CI system or a cloud."`
+	Kubernetes *VaultKubernetes `yaml:"kubernetes" jsonschema_description:"Login with the service account of a pod."`
+	Cert       *VaultCert       `yaml:"cert" jsonschema_description:"Login with a TLS client certificate."`
 }
 
 // VaultAppRole is an AppRole login; both ids are read from files at every login.
 type VaultAppRole struct {
 	RoleIDFile   string `yaml:"role_id_file" jsonschema:"required" jsonschema_description:"File with the role id."`
-	SecretIDFile string `yaml:"secret_id_file" jsonschema:"required" jsonschema_description:"File with the secret id."`
+	SecretIDFile string `yaml:"secret_id_file" jsonschema:"required" jsonschema_description:"File with the secret id, or with a response-wrapping token of it."`
+	Wrapped      bool   `yaml:"wrapped" jsonschema_description:"true: secret_id_file holds a response-wrapping token, which gives the secret id once."`
 	Mount        string `yaml:"mount" jsonschema:"default=approle" jsonschema_description:"The auth mount."`
 }
 

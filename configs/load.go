@@ -138,6 +138,16 @@ func (c *Config) applyDefaults() {
 		if v.Auth.AppRole != nil {
 			setDefault(&v.Auth.AppRole.Mount, "approle")
 		}
+		if v.Auth.JWT != nil {
+			setDefault(&v.Auth.JWT.Mount, "jwt")
+		}
+		if k := v.Auth.Kubernetes; k != nil {
+			setDefault(&k.Mount, "kubernetes")
+			setDefault(&k.File, "/var/run/secrets/kubernetes.io/serviceaccount/token")
+		}
+		if v.Auth.Cert != nil {
+			setDefault(&v.Auth.Cert.Mount, "cert")
+		}
 	}
 	if f := c.Secrets.File; f != nil {
 		setDefault(&f.IdentityFile, f.Path+".identity")

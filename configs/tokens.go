@@ -58,3 +58,25 @@ func (v *validator) audit() {
 		}
 	}
 }
+
+// VaultJWT is a login with a JWT; the file is read at every login.
+type VaultJWT struct {
+	File  string `yaml:"file" jsonschema:"required" jsonschema_description:"File with the JWT."`
+	Role  string `yaml:"role" jsonschema:"required" jsonschema_description:"Role of the auth method."`
+	Mount string `yaml:"mount" jsonschema:"default=jwt" jsonschema_description:"The auth mount."`
+}
+
+// VaultKubernetes is a login with a pod's service account; the file is read at every login.
+type VaultKubernetes struct {
+	Role  string `yaml:"role" jsonschema:"required" jsonschema_description:"Role of the auth method."`
+	File  string `yaml:"file" jsonschema:"default=/var/run/secrets/kubernetes.io/serviceaccount/token" jsonschema_description:"File with the service account's token."`
+	Mount string `yaml:"mount" jsonschema:"default=kubernetes" jsonschema_description:"The auth mount."`
+}
+
+// VaultCert is a login with a TLS client certificate; the files are read at every handshake.
+type VaultCert struct {
+	CertFile string `yaml:"cert_file" jsonschema:"required" jsonschema_description:"PEM file with the certificate and its chain."`
+	KeyFile  string `yaml:"key_file" jsonschema:"required" jsonschema_description:"PEM file with its private key."`
+	Role     string `yaml:"role" jsonschema_description:"Certificate role. Default: any that fits."`
+	Mount    string `yaml:"mount" jsonschema:"default=cert" jsonschema_description:"The auth mount."`
+}

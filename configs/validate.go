@@ -75,7 +75,9 @@ func (v *validator) secrets() {
 	if s.Vault.Address != "" {
 		v.address("secrets.vault.address", s.Vault.Address, "https://vault.acme.example:8200", true)
 	}
-	v.oneOf("secrets.vault.auth", "token_file and approle", s.Vault.Auth.TokenFile != "", s.Vault.Auth.AppRole != nil)
+	auth := s.Vault.Auth
+	v.oneOf("secrets.vault.auth", "token_file, approle, jwt, kubernetes and cert",
+		auth.TokenFile != "", auth.AppRole != nil, auth.JWT != nil, auth.Kubernetes != nil, auth.Cert != nil)
 	for key, value := range map[string]string{"mount": s.Vault.Mount, "prefix": s.Vault.Prefix} {
 		if value != "" && !cleanPath(value) {
 			v.at("secrets.vault."+key, "not a clean path", "write it without a leading or trailing slash, .. or spaces")

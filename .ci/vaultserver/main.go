@@ -1,7 +1,7 @@
 // Command vaultserver runs a real HashiCorp Vault core in memory, for tests.
 //
 // It is the core of the released product with what tablexport uses of it: KV version 2 mounted at secret/, AppRole
-// enabled at approle/, tokens, policies, response wrapping and the file audit device. Nothing is stored on disk and
+// enabled at approle/, the JWT and TLS certificate methods compiled in, tokens, policies, response wrapping and the file audit device. Nothing is stored on disk and
 // nothing survives the process. It listens on the loopback interface only.
 //
 // When it is ready it prints one line on standard output,
@@ -21,17 +21,21 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	jwt "github.com/hashicorp/vault-plugin-auth-jwt"
 	kv "github.com/hashicorp/vault-plugin-secrets-kv"
 	"github.com/hashicorp/vault/audit"
 	"github.com/hashicorp/vault/builtin/credential/approle"
+	certauth "github.com/hashicorp/vault/builtin/credential/cert"
 	"github.com/hashicorp/vault/helper/namespace"
 	vaulthttp "github.com/hashicorp/vault/http"
 	"github.com/hashicorp/vault/internalshared/configutil"
@@ -99,7 +103,7 @@ func run(ctx context.Context, listen, cert, key, level string) error {
 			Core:           core,
 			ListenerConfig: &configutil.Listener{Type: "tcp", MaxRequestSize: vaulthttp.DefaultMaxRequestSize},
 		}),
-		TLSConfig:         &tls.Config{Certificates: certificates, MinVersion: tls.VersionTLS12},
+		TLSConfig:         &tls.Config{Certificates: certificates, MinVersion: tls.VersionTLS12, ClientAuth: tls.RequestClientCert},
 		ReadHeaderTimeout: 10 * time.Second,
 	}
 	defer server.Close()
@@ -150,7 +154,7 @@ func startCore(logger hclog.Logger) (*vault.Core, string, error) {
 		Physical:           storage,
 		StorageType:        "inmem",
 		LogicalBackends:    map[string]logical.Factory{"kv": kv.Factory},
-		CredentialBackends: map[string]logical.Factory{"approle": approle.Factory},
+		CredentialBackends: methods,
 		AuditBackends:      map[string]audit.Factory{audit.TypeFile: audit.NewFileBackend},
 		BuiltinRegistry:    builtins{},
 		Logger:             logger,
@@ -219,22 +223,26 @@ func mount(ctx context.Context, core *vault.Core, rootToken string) error {
 	}
 }
 
+// methods are the auth methods that are compiled in.
+var methods = map[string]logical.Factory{"approle": approle.Factory, "cert": certauth.Factory, "jwt": jwt.Factory}
+
 // builtins tells the plugin catalogue which backends are compiled in. Each is given to the core as a factory, so the
 // catalogue never builds one itself.
 type builtins struct{}
 
 func (builtins) Contains(name string, kind consts.PluginType) bool {
-	return kind == consts.PluginTypeSecrets && name == "kv" || kind == consts.PluginTypeCredential && name == "approle"
+	_, method := methods[name]
+	return kind == consts.PluginTypeSecrets && name == "kv" || kind == consts.PluginTypeCredential && method
 }
 
-func (builtins) Get(name string, kind consts.PluginType) (func() (any, error), bool) {
+func (b builtins) Get(name string, kind consts.PluginType) (func() (any, error), bool) {
 	switch {
-	case kind == consts.PluginTypeSecrets && name == "kv":
+	case !b.Contains(name, kind):
+		return nil, false
+	case kind == consts.PluginTypeSecrets:
 		return func() (any, error) { return logical.Factory(kv.Factory), nil }, true
-	case kind == consts.PluginTypeCredential && name == "approle":
-		return func() (any, error) { return logical.Factory(approle.Factory), nil }, true
 	}
-	return nil, false
+	return func() (any, error) { return methods[name], nil }, true
 }
 
 func (builtins) Keys(kind consts.PluginType) []string {
@@ -242,7 +250,7 @@ func (builtins) Keys(kind consts.PluginType) []string {
 	case consts.PluginTypeSecrets:
 		return []string{"kv"}
 	case consts.PluginTypeCredential:
-		return []string{"approle"}
+		return slices.Sorted(maps.Keys(methods))
 	}
 	return nil
 }

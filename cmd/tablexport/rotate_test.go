@@ -181,5 +181,14 @@ func TestRotateFromVault(t *testing.T) {
 	contains(t, got.out, "nothing to compare with", "version 2 is active", "version 1 is retired")
 	w.must(exitOK, "run", "shop")
 	w.must(exitOK, "audit", "verify")
+	logins := 0
+	for _, e := range objects(t, w.must(exitOK, "audit", "tail", "-n", "1000", "--json").out) {
+		if e["action"] == "login" && e["outcome"] == "ok" && e["detail"].(map[string]any)["accessor"] != nil {
+			logins++
+		}
+	}
+	if logins < 4 {
+		t.Errorf("%d logins are in the audit log", logins)
+	}
 	w.holdsNo(testToken, nextToken)
 }

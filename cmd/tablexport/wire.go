@@ -200,13 +200,8 @@ func (a *app) openVault() (secrets.Vault, error) {
 		return filevault.Open(filevault.Options{File: a.cfg.Resolve(f.Path), IdentityFile: a.cfg.Resolve(f.IdentityFile)})
 	}
 	v := a.cfg.Secrets.Vault
-	options := hashivault.Options{Address: v.Address, Mount: v.Mount, Prefix: v.Prefix, Namespace: v.Namespace, CAFile: a.cfg.Resolve(v.CAFile)}
-	if v.Auth.AppRole != nil {
-		options.Auth.AppRole = &hashivault.AppRole{RoleIDFile: a.cfg.Resolve(v.Auth.AppRole.RoleIDFile),
-			SecretIDFile: a.cfg.Resolve(v.Auth.AppRole.SecretIDFile), Mount: v.Auth.AppRole.Mount}
-	} else {
-		options.Auth.TokenFile = a.cfg.Resolve(v.Auth.TokenFile)
-	}
+	options := hashivault.Options{Address: v.Address, Mount: v.Mount, Prefix: v.Prefix, Namespace: v.Namespace, CAFile: a.cfg.Resolve(v.CAFile),
+		Auth: a.vaultAuth(v.Auth), OnLogin: a.recordLogin}
 	return hashivault.Open(options)
 }
 

@@ -53,18 +53,26 @@ type Options struct {
 	Namespace string // of Vault Enterprise (none)
 	CAFile    string // PEM, in place of the system's authorities
 	Auth      Auth
+
+	// OnLogin, if set, is told of every login, failed ones included, before anything is done under it; its error ends the operation.
+	OnLogin func(ctx context.Context, e LoginEvent) error
 }
 
 // Auth is how to log in: exactly one of its members.
 type Auth struct {
 	TokenFile string   // file with a Vault token; read again when Vault no longer accepts the one in use
 	AppRole   *AppRole // https://developer.hashicorp.com/vault/docs/auth/approle
+
+	JWT         *JWT
+	Kubernetes  *Kubernetes
+	Certificate *Certificate
 }
 
 // AppRole is an AppRole login. Both files are read at every login.
 type AppRole struct {
 	RoleIDFile   string
 	SecretIDFile string
+	Wrapped      bool   // the file holds a response-wrapping token, which gives the secret id once
 	Mount        string // ("approle")
 }
 
@@ -84,8 +92,9 @@ type Vault struct {
 	anonymous *api.Client // for logging in
 	transport *http.Transport
 
-	loginMu sync.Mutex
-	session session
+	loginMu   sync.Mutex
+	session   session
+	unwrapped unwrapped
 
 	keyMu sync.Mutex
 	key   []byte
@@ -103,7 +112,7 @@ func Open(opts Options) (*Vault, error) {
 	if err := check(&opts); err != nil {
 		return nil, fmt.Errorf("%w: %w", secrets.ErrSetup, err)
 	}
-	transport, err := newTransport(opts.CAFile)
+	transport, err := newTransport(opts.CAFile, opts.Auth.Certificate)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", secrets.ErrSetup, err)
 	}
@@ -135,25 +144,14 @@ func check(opts *Options) error {
 		return errors.New("the namespace holds white space or characters outside of ASCII")
 	}
 	opts.Address = strings.TrimSuffix(opts.Address, "/")
-	a := opts.Auth
-	switch {
-	case (a.TokenFile == "") == (a.AppRole == nil):
-		return errors.New("name exactly one way to log in to Vault: token_file or approle")
-	case a.AppRole != nil && (a.AppRole.RoleIDFile == "" || a.AppRole.SecretIDFile == ""):
-		return errors.New("an AppRole login needs role_id_file and secret_id_file")
-	case a.AppRole != nil:
-		role := *a.AppRole // the caller's stays as it is
-		role.Mount = strings.Trim(cmp.Or(role.Mount, "approle"), "/")
-		if !pathRule.MatchString(role.Mount) {
-			return fmt.Errorf("AppRole mount %q: write a path such as approle", role.Mount)
-		}
-		opts.Auth.AppRole = &role
-	}
-	return nil
+	return checkAuth(&opts.Auth)
 }
 
-func newTransport(caFile string) (*http.Transport, error) {
+func newTransport(caFile string, certificate *Certificate) (*http.Transport, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12}
+	if certificate != nil {
+		config.GetClientCertificate = certificate.clientCertificate
+	}
 	if caFile != "" {
 		pem, err := os.ReadFile(caFile)
 		if err != nil {
@@ -231,6 +229,8 @@ func (t boundedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 func (v *Vault) Close() error {
 	v.loginMu.Lock()
 	defer v.loginMu.Unlock()
+	v.endRenewal()
+	v.unwrapped = unwrapped{}
 	if v.session.own {
 		ctx, cancel := context.WithTimeout(context.Background(), revokeTimeout)
 		defer cancel()

@@ -156,11 +156,11 @@ func TestTokenFileIsReadAgain(t *testing.T) {
 	newToken := func() string {
 		role, secret := server.NewAppRole(t, policy(t, "tablexport-rotate", mount), nil)
 		probe := open(t, Options{Address: server.Address, Auth: Auth{AppRole: &AppRole{RoleIDFile: writeFile(t, role), SecretIDFile: writeFile(t, secret)}}})
-		token, err := probe.loginAppRole(t.Context(), *probe.opts.Auth.AppRole)
+		g, err := probe.authenticate(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		return token
+		return g.token
 	}
 	one, two := newToken(), newToken()
 	opts := rootOptions(t, server, mount)
@@ -213,7 +213,7 @@ func TestLoginRefused(t *testing.T) {
 		want error
 		text string
 	}{
-		"wrong secret id":   {with(func(r *AppRole) { r.SecretIDFile = writeFile(t, canary) }), secrets.ErrPermission, "does not accept the AppRole login"},
+		"wrong secret id":   {with(func(r *AppRole) { r.SecretIDFile = writeFile(t, canary) }), secrets.ErrPermission, "does not accept the login"},
 		"wrong role id":     {with(func(r *AppRole) { r.RoleIDFile = writeFile(t, canary) }), secrets.ErrPermission, "check the role id in"},
 		"no secret id":      {with(func(r *AppRole) { r.SecretIDFile = "/nonexistent/secret" }), secrets.ErrSetup, "/nonexistent/secret"},
 		"empty secret id":   {with(func(r *AppRole) { r.SecretIDFile = writeFile(t, "") }), secrets.ErrSetup, "and nothing else"},

@@ -3,7 +3,6 @@ package hashivault
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -24,7 +23,9 @@ import (
 type session struct {
 	generation int  // counts logins; 0 = none yet
 	own        bool // we made the token by logging in, and revoke it
+	ended      bool // the token cannot be renewed any more: log in anew
 	closed     bool
+	stop       func() // ends its renewal; may be nil
 }
 
 // answer is what came of one request. Nothing of the body gets into a message: a proxy between us and Vault may echo
@@ -83,59 +84,28 @@ func (v *Vault) login(ctx context.Context, old int) (generation int, renewed boo
 	if v.session.closed {
 		return 0, false, fmt.Errorf("%w: it was closed", secrets.ErrUnavailable)
 	}
-	if v.session.generation > old {
+	if v.session.generation > old && !v.session.ended {
 		return v.session.generation, true, nil
 	}
-	var token string
-	if v.opts.Auth.AppRole != nil {
-		token, err = v.loginAppRole(ctx, *v.opts.Auth.AppRole)
-	} else {
-		token, err = readCredential(v.opts.Auth.TokenFile, "the Vault token")
-	}
+	g, err := v.authenticate(ctx)
 	if err != nil {
 		return 0, false, err
 	}
-	if token == v.client.Token() { // nobody has put a new one into the file
+	if g.token == v.client.Token() { // nobody has put a new one into the file
 		return v.session.generation, false, nil
 	}
-	v.client.SetToken(token)
-	v.session = session{generation: v.session.generation + 1, own: v.opts.Auth.AppRole != nil}
+	v.endRenewal()
+	v.client.SetToken(g.token)
+	v.session = session{generation: v.session.generation + 1, own: g.auth != nil}
+	v.session.stop = v.keepAlive(g, v.session.generation)
 	return v.session.generation, true, nil
 }
 
-func (v *Vault) loginAppRole(ctx context.Context, role AppRole) (string, error) {
-	roleID, err := readCredential(role.RoleIDFile, "the role id")
-	if err != nil {
-		return "", err
+// endRenewal stops renewing the token of the login before. v.loginMu is held.
+func (v *Vault) endRenewal() {
+	if v.session.stop != nil {
+		v.session.stop()
 	}
-	secretID, err := readCredential(role.SecretIDFile, "the secret id")
-	if err != nil {
-		return "", err
-	}
-	body, err := json.Marshal(map[string]string{"role_id": roleID, "secret_id": secretID})
-	if err != nil {
-		return "", fmt.Errorf("hashivault: encode the login: %w", err)
-	}
-	path := "auth/" + role.Mount + "/login"
-	a := v.send(ctx, v.anonymous, http.MethodPut, path, nil, body)
-	clear(body)
-	if a.status == http.StatusBadRequest || a.status == http.StatusForbidden {
-		return "", fmt.Errorf("%w: Vault at %s does not accept the AppRole login at %s; check the role id in %s and the secret id in %s (it may have expired or been used up)",
-			secrets.ErrPermission, v.opts.Address, path, role.RoleIDFile, role.SecretIDFile)
-	}
-	if !a.ok() {
-		return "", v.fault(ctx, a, "update", path)
-	}
-	var reply struct {
-		Auth *struct {
-			ClientToken string `json:"client_token"`
-		} `json:"auth"`
-	}
-	if json.Unmarshal(a.body, &reply) != nil || reply.Auth == nil || reply.Auth.ClientToken == "" {
-		return "", fmt.Errorf("%w: the answer of Vault at %s to the login holds no token", secrets.ErrUnavailable, v.opts.Address)
-	}
-	clear(a.body)
-	return reply.Auth.ClientToken, nil
 }
 
 // readCredential reads a short secret from a file. No message holds any of it.

@@ -213,6 +213,29 @@ func (s Server) NewAppRole(t testing.TB, policy string, settings map[string]any)
 	return roleID, secretID
 }
 
+// NewPolicy makes a policy (in Vault's language) and returns its name.
+func (s Server) NewPolicy(t testing.TB, policy string) string {
+	t.Helper()
+	name := "test-" + strings.ToLower(rand.Text()[:12])
+	s.Call(t, http.MethodPut, "sys/policies/acl/"+name, map[string]any{"policy": policy})
+	return name
+}
+
+// NewAuth enables an auth method (approle, jwt, cert) at a path of its own, and returns that. A server that was built before the method was
+// added skips the test, or fails it where servers are required: make servers builds it anew.
+func (s Server) NewAuth(t testing.TB, kind string) string {
+	t.Helper()
+	path := kind + "-" + strings.ToLower(rand.Text()[:12])
+	if _, err := s.call(http.MethodPost, "sys/auth/"+path, map[string]any{"type": kind}); err != nil {
+		missing := t.Skipf
+		if os.Getenv("TABLEXPORT_REQUIRE_SERVERS") == "1" {
+			missing = t.Fatalf
+		}
+		missing("the installed Vault server does not have the auth method %s (%v): run `make servers`", kind, err)
+	}
+	return path
+}
+
 // find returns the path of the installed program, or ends the test saying how to install it.
 func find(t testing.TB) string {
 	t.Helper()
