@@ -67,6 +67,11 @@ scripts() { shellcheck .ci/run .ci/*.sh; }
 lint() { "$(.ci/tools.sh --dir)/bin/golangci-lint" run ./...; }
 
 step "servers, readers and tools" .ci/tools.sh versitygw vaultserver readers golangci-lint
+if command -v promtool >/dev/null; then
+  step "alert rules" promtool check rules docs/monitoring/alerts.yaml
+else
+  skip "alert rules" "no promtool; jobs/status tests their metrics and labels"
+fi
 step "gofmt" formatted
 step "go mod verify" go mod verify
 step "go mod tidy -diff" go mod tidy -diff

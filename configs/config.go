@@ -28,6 +28,7 @@ type Config struct {
 	Jobs        map[string]Job      `yaml:"jobs" jsonschema_description:"The exports, by name."`
 	Sets        map[string][]string `yaml:"sets" jsonschema_description:"Jobs that are published together, by the name of the set: sales: [orders, order-lines]. Run one with: tablexport run --set sales."`
 	Audit       Audit               `yaml:"audit" jsonschema_description:"What becomes of the audit log: signed checkpoints, retention."`
+	Serve       Serve               `yaml:"serve" jsonschema_description:"The long-running program: tablexport serve."`
 
 	// Path is the file that the configuration was read from; Dir its directory, which relative paths start at.
 	Path string `yaml:"-" json:"-"`
@@ -147,6 +148,8 @@ type Job struct {
 	Schema      string    `yaml:"schema" jsonschema:"enum=evolve,enum=freeze,enum=quarantine,default=evolve" jsonschema_description:"When the table's columns change. evolve: new columns are taken over, other changes are refused until accepted. freeze: every change is refused. quarantine: rows that do not fit go to a table beside the dataset, with the reason."`
 	Schedule    *Schedule `yaml:"schedule" jsonschema_description:"When the job runs."`
 	After       []string  `yaml:"after" jsonschema_description:"Jobs that come first. Without a schedule, the job runs when all of them have succeeded anew; with one, its tick waits for those that are under way, and is skipped if one of them has failed."`
+	FreshWithin Duration  `yaml:"fresh_within" jsonschema_description:"The dataset is not fresh any more when its newest version was begun longer ago than this, e.g. 26h. Shown, and told as an alert."`
+	Owner       string    `yaml:"owner" jsonschema_description:"Whom to ask about the dataset; shown on its page and in alerts."`
 }
 
 // Paging is how a table is paged.

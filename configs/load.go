@@ -155,6 +155,8 @@ func (c *Config) applyDefaults() {
 	if k := c.Audit.Checkpoints; k != nil {
 		setDefault(&k.Path, "audit-checkpoints")
 	}
+	setDefault(&c.Serve.Listen, "127.0.0.1:8750")
+	setDefault(&c.Serve.Drain, Duration(2*time.Minute))
 	for name, i := range c.Instances {
 		setDefault(&i.Concurrency, 2)
 		setDefault(&i.RequestsPerMinute, 600)

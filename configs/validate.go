@@ -43,6 +43,7 @@ func (v *validator) validate() {
 	v.destinations()
 	v.order()
 	v.audit()
+	v.serve()
 }
 
 // oneOf reports a choice that was not made, or made more than once.
@@ -214,6 +215,7 @@ func (v *validator) job(key string, j Job) {
 	if s := j.Schedule; s != nil {
 		v.schedule(key+".schedule", s)
 	}
+	v.freshness(key, j)
 }
 
 func (v *validator) schedule(key string, s *Schedule) {

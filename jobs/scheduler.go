@@ -209,20 +209,20 @@ func NewScheduler(l *ledger.Ledger, log *slog.Logger, agenda Agenda) *Scheduler 
 // with ledger.ErrFenced when one has taken over. It can be called once.
 func (s *Scheduler) Serve(ctx context.Context) (err error) {
 	defer close(s.over)
-	steady := context.WithoutCancel(ctx)
-	if s.lock, err = s.Ledger.Lock(ctx, clockLock, Process(), lockFor, Alive); err != nil {
+	steady := context.WithoutCancel(ctx) // told to end while it starts, it ends behind that
+	if s.lock, err = s.Ledger.Lock(steady, clockLock, Process(), lockFor, Alive); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Ledger.Unlock(steady, s.lock)) }()
-	if _, err := s.Ledger.Interrupt(ctx, Alive); err != nil {
+	if _, err := s.Ledger.Interrupt(steady, Alive); err != nil {
 		return err
 	}
 	runs, stop := context.WithCancelCause(steady)
 	defer stop(nil)
-	if err := s.install(ctx, s.agenda); err != nil {
+	if err := s.install(steady, s.agenda); err != nil {
 		return err
 	}
-	if err := s.recover(ctx, time.Now().Round(0)); err != nil {
+	if err := s.recover(steady, time.Now().Round(0)); err != nil {
 		return err
 	}
 	err = s.loop(ctx, runs)

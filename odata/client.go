@@ -113,6 +113,7 @@ type Client struct {
 	// lastFailure is the last one that counted against the instance: what an open breaker has to say.
 	lastFailure atomic.Pointer[error]
 	log         *slog.Logger
+	counters    counters
 
 	addressBytes atomic.Int64 // how long an address may be, as far as is known; 0 = nobody was refused yet
 
@@ -197,6 +198,8 @@ func (c *Client) Open(auth Authorizer) *Session { return &Session{c: c, auth: au
 
 // acquire waits for a slot and for the request rate. The slot is held until release.
 func (c *Client) acquire(ctx context.Context) (release func(), err error) {
+	began := time.Now()
+	defer func() { c.counters.wait(time.Since(began)) }()
 	select {
 	case c.slots <- struct{}{}:
 	case <-ctx.Done():

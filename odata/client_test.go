@@ -295,6 +295,9 @@ func TestBreaker(t *testing.T) {
 		if err := ping(); !errors.As(err, &gone) || n != 3 || time.Since(start) > 0 || gone.RetryAfter != time.Minute || !strings.Contains(err.Error(), "the last: status 500") {
 			t.Fatalf("an open breaker let something through: %v, %d requests", err, n)
 		}
+		if stats := c.Stats(); stats.Breaker != odata.BreakerOpen || stats.Requests[500] != 3 || stats.InFlight != 0 {
+			t.Errorf("%+v", stats)
+		}
 		time.Sleep(time.Minute + time.Second)
 		answer = func() *http.Response { return reply(429, "", "", "Retry-After", "9999") } // says nothing: still on trial
 		if err := ping(); !errors.As(err, &gone) || n != 4 {

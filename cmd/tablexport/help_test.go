@@ -97,7 +97,7 @@ func checkLine(t *testing.T, where, line string) {
 // Every command line in the documents can be typed, and every configuration in them is accepted.
 func TestDocumentsAreTrue(t *testing.T) {
 	root := moduleRoot(t)
-	documents, err := filepath.Glob(filepath.Join(root, "docs", "*"))
+	documents, err := filepath.Glob(filepath.Join(root, "docs", "*.*"))
 	if err != nil {
 		t.Fatal(err)
 	}

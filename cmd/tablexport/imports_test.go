@@ -71,6 +71,7 @@ var homes = []struct {
 	{"github.com/robfig/cron", []string{"jobs/schedule"}},
 	{"modernc.org/sqlite", []string{"jobs/ledger"}},
 	{"github.com/pressly/goose", []string{"jobs/ledger"}},
+	{"github.com/prometheus", []string{"jobs/status"}},
 	{"github.com/spf13/cobra", []string{"cmd/…"}},
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -36,7 +37,8 @@ import (
 // closed together. This file is the only one that knows every concrete type.
 type app struct {
 	*globals
-	cfg *configs.Config
+	cfg  *configs.Config
+	slog *slog.Logger // nil = that of commands
 
 	mu        sync.Mutex
 	log       *audit.Log
@@ -104,6 +106,10 @@ func withHint(text, hint string) string {
 func (a *app) close() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.closeParts()
+}
+
+func (a *app) closeParts() {
 	for _, b := range a.buckets {
 		_ = b.Close() // every upload has ended by now, one way or the other
 	}
@@ -141,6 +147,14 @@ func (g *globals) warnState(dir string) {
 		text := fmt.Sprintf("other accounts of this machine may use the state directory %s (mode %04o); close it with: chmod 700 %s", dir, info.Mode().Perm(), dir)
 		g.warn(text)
 	})
+}
+
+// logger is the app's own, or that of commands.
+func (a *app) logger() *slog.Logger {
+	if a.slog != nil {
+		return a.slog
+	}
+	return a.globals.logger()
 }
 
 func (a *app) auditDir() string { return filepath.Join(a.stateDir(), "audit") }
