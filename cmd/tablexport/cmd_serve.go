@@ -149,6 +149,9 @@ func (d *daemon) reload(ctx context.Context) error {
 	uses := &sync.WaitGroup{}
 	agenda, err := fresh.agenda(ctx, uses)
 	if err == nil {
+		err = fresh.recordConfig(ctx, fresh.log) // what is not audited does not happen
+	}
+	if err == nil {
 		err = d.scheduler.Load(ctx, agenda)
 	}
 	if err != nil {

@@ -163,6 +163,16 @@ func TestServe(t *testing.T) {
 	_, numbers = s.get("/metrics")
 	contains(t, numbers, `tablexport_job_next_tick_timestamp_seconds{export="more"}`, `tablexport_config_reloads_total{result="refused"} 1`)
 
+	configured := 0
+	for _, e := range objects(t, w.must(exitOK, "audit", "tail", "--json", "-n", "1000").out) {
+		if e["action"] == "config" {
+			configured++
+		}
+	}
+	if configured < 3 { // the first, the one with late_within, and the one that was read again
+		t.Errorf("%d configurations are in the audit log", configured)
+	}
+
 	if code := s.end(syscall.SIGTERM); code != exitOK {
 		t.Errorf("exit %d: %s", code, s.log)
 	}
