@@ -33,6 +33,7 @@ type info struct {
 	Unit       string             `json:"unit,omitempty"`
 	Windows    []WindowChange     `json:"windows,omitempty"` // that were read; their evidence is in their files' tags
 	Expired    []string           `json:"expired,omitempty"` // windows that were removed
+	Merge      *MergeInfo         `json:"merge,omitempty"`
 }
 
 // WindowChange is a window that a version has read anew.
@@ -66,6 +67,7 @@ type Version struct {
 	Unit       string             `json:"unit,omitempty"`     // which of the run's commits
 	Windows    []WindowChange     `json:"windows,omitempty"`
 	Expired    []string           `json:"expired,omitempty"`
+	Merge      *MergeInfo         `json:"merge,omitempty"` // of a merge: changed rows were written, the others left or copied
 }
 
 // versionOf decodes an entry's provenance. What cannot be decoded stays empty: commitInfo is free-form, and
@@ -84,7 +86,7 @@ func versionOf(e delta.Entry) Version {
 		var i info
 		if json.Unmarshal(raw, &i) == nil {
 			v.Job, v.Run, v.Table, v.Source, v.Scope, v.Query, v.SchemaDiff, v.Evidence = i.Job, i.Run, i.Table, i.Source, i.Scope, i.Query, i.SchemaDiff, i.Evidence
-			v.Unit, v.Windows, v.Expired = i.Unit, i.Windows, i.Expired
+			v.Unit, v.Windows, v.Expired, v.Merge = i.Unit, i.Windows, i.Expired, i.Merge
 		}
 	}
 	return v

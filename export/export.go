@@ -67,7 +67,8 @@ type Spec struct {
 	Engine       string // "tablexport/1.2.3"
 	FileBytes    int64  // size at which the next file is begun (512 MiB)
 	Parquet      parquet.Options
-	Now          func() time.Time // nil = time.Now
+	Marks        map[string]time.Time // points in time that the commit leaves for later runs, to the millisecond: see [Refresh.Mark]
+	Now          func() time.Time     // nil = time.Now
 }
 
 var (
@@ -130,10 +131,11 @@ type Commit struct {
 	Rows       int64 // written
 	Files      int
 	Bytes      int64
-	Removed    int      // files of the previous version that were replaced
-	Expired    []string // windows that were removed
-	SchemaDiff []string // how columns, job and scope differ from the version before: see [SchemaChange].Diff; "scope: narrow (verified) → all (unrestricted)"
-	Repeated   bool     // this run had been published before (txn): nothing new was written
+	Removed    int        // files of the previous version that were replaced
+	Expired    []string   // windows that were removed
+	SchemaDiff []string   // how columns, job and scope differ from the version before: see [SchemaChange].Diff; "scope: narrow (verified) → all (unrestricted)"
+	Merge      *MergeInfo // of a merge
+	Repeated   bool       // this run had been published before (txn): nothing new was written
 }
 
 // Snapshot is the dataset's log snapshot.

@@ -27,6 +27,7 @@ type Refresh struct {
 	plan *plan
 
 	repeated *Commit // this run is published already
+	merge    *Merge  // nil: what was there is replaced as a whole, window by window
 
 	mu      sync.Mutex
 	by      *scope.Scope
@@ -220,11 +221,15 @@ func partitionValue(values map[string]*string, column string) string {
 func (r *Refresh) actions(base *delta.Snapshot) ([]delta.Action, Commit, error) {
 	now := r.spec.Now()
 	c := Commit{SchemaDiff: r.plan.diff}
-	files, err := r.removes(base, now, &c)
+	removes := r.removes
+	if r.merge != nil {
+		removes = r.merge.removes
+	}
+	files, err := removes(base, now, &c)
 	if err != nil {
 		return nil, c, err
 	}
-	var txns []delta.Action
+	txns := r.marks(now)
 	for _, s := range r.slices {
 		adds, err := s.adds()
 		if err != nil {
@@ -233,6 +238,9 @@ func (r *Refresh) actions(base *delta.Snapshot) ([]delta.Action, Commit, error) 
 		files = append(files, adds...)
 		c.Rows, c.Files, c.Bytes = c.Rows+s.rows, c.Files+len(s.parts), c.Bytes+s.bytes()
 		app := r.spec.appID(s.spec.Value)
+		if r.merge != nil && s == r.merge.copied {
+			continue // one commit, one txn
+		}
 		txns = append(txns, delta.Action{Txn: &delta.Txn{AppID: app, Version: base.Txns[app].Version + 1, LastUpdated: now.UnixMilli()}})
 	}
 	out := []delta.Action{{CommitInfo: r.commitInfo(base, &c, now)}}
@@ -300,6 +308,11 @@ func (r *Refresh) commitInfo(base *delta.Snapshot, c *Commit, now time.Time) del
 			"numRemovedFiles": strconv.Itoa(c.Removed),
 		},
 		infoKey: origin,
+	}
+	if r.merge != nil {
+		origin.Merge = &r.merge.info
+		out[infoKey] = origin
+		r.merge.describe(out)
 	}
 	if base.Version >= 0 {
 		out["readVersion"] = base.Version

@@ -35,6 +35,7 @@ type Slice struct {
 	r        *Refresh
 	spec     SliceSpec
 	attempt  string // makes part names unique when a scan is repeated
+	first    int    // number of the first part
 	rows     int64
 	open     *part
 	parts    []*part
@@ -177,7 +178,7 @@ const nullDirectory = "__HIVE_DEFAULT_PARTITION__"
 // begin starts a part. A crash from here to finish leaves an upload that no one sees (the driver's to sweep), and
 // after finish a part that no log entry names.
 func (s *Slice) begin() error {
-	p := &part{key: s.partKey(len(s.parts))}
+	p := &part{key: s.partKey(s.first + len(s.parts))}
 	var err error
 	if p.upload, err = s.r.d.b.Create(s.r.ctx, p.key); err != nil {
 		return fmt.Errorf("export: %w", err)

@@ -63,10 +63,14 @@ func verifyRows(s *delta.Snapshot, rows int64) (problems []string) {
 		return problems
 	}
 	v := versionOf(s.Recent[0])
-	if v.Run == "" || v.Evidence == nil || v.Rows == rows {
+	want := v.Rows
+	if v.Merge != nil {
+		want = v.Merge.After
+	}
+	if v.Run == "" || v.Evidence == nil || want == rows {
 		return problems
 	}
-	return append(problems, fmt.Sprintf("version %d: the files hold %d rows, the commit says %d", v.Version, rows, v.Rows))
+	return append(problems, fmt.Sprintf("version %d: the files hold %d rows, the commit says %d", v.Version, rows, want))
 }
 
 func (d *Dataset) verifyFile(ctx context.Context, f delta.Add, schema *arrow.Schema) (problems []string, rows, size int64, err error) {
