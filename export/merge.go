@@ -202,7 +202,7 @@ type MergeProof struct {
 	Sweep     evidence.Evidence // of the keys
 	Fetch     evidence.Fetch    // of the rows that were written
 	Rows      int64             // that the dataset must have afterwards; -1 = not known
-	Deleted   int64             // dropped rows that are gone, for the history
+	Deleted   int64             // dropped rows that were not there any more, for the history
 	Watermark time.Time         // for the history
 }
 

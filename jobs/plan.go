@@ -46,6 +46,7 @@ type Plan struct {
 	Scope    *scope.Scope  //
 	Fetched  *arrow.Schema // of fetched records
 	Windowed *Windowed     // how the table is read by period; nil: whole
+	Compared *Compared     // how changed rows are found; nil: not at all
 	Owners   []*OwnerPlan  // owner tables that are read first, since the scope is proven by them
 	Notes    []string      // what a person should know before running it
 }
@@ -265,6 +266,9 @@ func (b *planner) bind() {
 	if _, err := new(odata.Session).Scan(b.Query()); err != nil {
 		b.problem("paging", strings.TrimPrefix(err.Error(), "odata: "), "")
 		return
+	}
+	if b.Compared != nil {
+		b.bindChanges()
 	}
 	if len(b.Table.Key) == 0 {
 		b.note("%s is a view without a key: it is read twice, and published only if both passes agree", b.Table.Name)

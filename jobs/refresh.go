@@ -27,16 +27,21 @@ type Mode string
 const (
 	Whole   Mode = ""        // the whole table is read at every run
 	Windows Mode = "windows" // by period: the newest windows are read again, older ones are kept
+
+	Changes   Mode = "changes"   // keys and row versions are compared with the dataset, and what differs is merged
+	Watermark Mode = "watermark" // as Changes, of the rows that were changed since the run before
 )
 
 // Refresh is how a job's dataset is kept fresh. The zero Refresh reads the whole table at every run.
 type Refresh struct {
 	Mode      Mode
-	By        string        // the date or date-time column that windows go by, of the table or of an owner: "Document_Reference/Document_Date"
+	By        string        // the date or date-time column that windows go by, of the table or of an owner: "Document_Reference/Document_Date"; of a watermark, the table's own time of change
 	Policy    window.Policy // which windows there are, and when they are read again
 	PerWindow bool          // publish each window as soon as it is done, not all windows of a run together
 	Undated   Undated       // what becomes of rows whose By is empty
 	Split     Split         // when a window is read in pieces
+	Overlap   time.Duration // of a watermark: rows changed so long before the last run began are looked at again (DefaultOverlap)
+	Sweep     time.Duration // of a watermark: everything is compared so often; 0 = never
 }
 
 // Windowed says how a plan reads its table by period.
@@ -50,7 +55,11 @@ type Windowed struct {
 
 // refresh checks how the job's dataset is to be kept fresh.
 func (b *planner) refresh() {
-	if b.Job.Refresh.Mode != Windows {
+	switch b.Job.Refresh.Mode {
+	case Whole:
+		return
+	case Changes, Watermark:
+		b.changes()
 		return
 	}
 	to, err := b.model.Resolve(b.Table, strings.Split(b.Job.Refresh.By, "/"))

@@ -76,6 +76,7 @@ const (
 	Preparing     Phase = "preparing"
 	ReadingOwners Phase = "reading owners"
 	Scanning      Phase = "reading"
+	Fetching      Phase = "fetching" // the rows that a sweep has found changed
 	Publishing    Phase = "publishing"
 	Done          Phase = "done"
 )
@@ -109,6 +110,8 @@ type Result struct {
 	Evidence evidence.Evidence `json:"evidence"`         // of windows: added up, see evidence.Sum
 	Windows  []WindowResult    `json:"windows,omitempty"`
 	Expired  []string          `json:"expired,omitempty"` // windows that were removed
+	Merge    *export.MergeInfo `json:"merge,omitempty"`   // what changed, of a refresh by changes
+	Whole    string            `json:"whole,omitempty"`   // why such a refresh has read the whole table
 	Seconds  float64           `json:"seconds"`
 }
 
@@ -282,6 +285,9 @@ func (x *run) leased(ctx context.Context) (err error) {
 	if x.plan.Windowed != nil {
 		return x.windows(ctx, session)
 	}
+	if x.plan.Compared != nil {
+		return x.changes(ctx, session)
+	}
 	return x.whole(ctx, session)
 }
 
@@ -331,6 +337,9 @@ func (x *run) spec(unit string) export.Spec {
 	}
 	if x.plan.Windowed != nil {
 		s.Partition = x.plan.Windowed.Partition
+	}
+	if x.plan.Compared != nil {
+		s.FileBytes, s.Marks = export.DefaultMergeBytes, x.plan.marks(time.Now())
 	}
 	return s
 }
@@ -442,6 +451,9 @@ func (x *run) committed(c export.Commit, stamp scope.Stamp) {
 	defer x.mu.Unlock()
 	x.result.Version = max(x.result.Version, c.Version)
 	x.result.Rows, x.result.Files, x.result.Bytes = x.result.Rows+c.Rows, x.result.Files+c.Files, x.result.Bytes+c.Bytes
+	if x.result.Merge = c.Merge; c.Merge != nil {
+		x.result.Rows = c.Merge.Written // and not what had to be copied
+	}
 	x.result.Scope, x.result.Expired = stamp, append(x.result.Expired, c.Expired...)
 	for _, change := range c.SchemaDiff {
 		if !slices.Contains(x.result.Schema, change) {
