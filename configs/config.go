@@ -82,6 +82,7 @@ type FileSecrets struct {
 type Instance struct {
 	URL               string   `yaml:"url" jsonschema:"required,format=uri" jsonschema_description:"https://acme.my.erp.net. The Table API site is discovered from it."`
 	Token             string   `yaml:"token" jsonschema:"required" jsonschema_description:"Name of the token in the vault, e.g. bi/acme-reader. Never the token itself."`
+	Auth              Auth     `yaml:"auth" jsonschema_description:"How the token is used. Default: a service access token, sent as Authorization: Bearer."`
 	TableAPI          string   `yaml:"table_api" jsonschema:"format=uri" jsonschema_description:"Base address of the Table API, if it must not be discovered. May be on another host than url; the token is bound to that host then."`
 	Concurrency       int      `yaml:"concurrency" jsonschema:"minimum=1,maximum=16,default=2" jsonschema_description:"Requests in flight at once. ERP.net allows 2 by default."`
 	RequestsPerMinute int      `yaml:"requests_per_minute" jsonschema:"minimum=1,maximum=100000,default=600" jsonschema_description:"Requests started per minute at most."`

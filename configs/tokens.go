@@ -1,7 +1,9 @@
 package configs
 
 import (
+	"fmt"
 	"path"
+	"regexp"
 	"strings"
 )
 
@@ -79,4 +81,45 @@ type VaultCert struct {
 	KeyFile  string `yaml:"key_file" jsonschema:"required" jsonschema_description:"PEM file with its private key."`
 	Role     string `yaml:"role" jsonschema_description:"Certificate role. Default: any that fits."`
 	Mount    string `yaml:"mount" jsonschema:"default=cert" jsonschema_description:"The auth mount."`
+}
+
+// Auth is how an instance's token is used: at most one of its members.
+type Auth struct {
+	ClientCredentials *ClientCredentials `yaml:"client_credentials" jsonschema_description:"The vault keeps a client secret, which is exchanged for access tokens of the instance's identity server."`
+	Header            string             `yaml:"header" jsonschema_description:"Name of a header that carries the token as it is, e.g. X-Api-Key, in place of Authorization: Bearer."`
+}
+
+// ClientCredentials is a trusted application that asks for access tokens.
+type ClientCredentials struct {
+	ClientID    string   `yaml:"client_id" jsonschema:"required" jsonschema_description:"URI of the trusted application, e.g. acme.example/bi."`
+	Scopes      []string `yaml:"scopes" jsonschema_description:"Scopes to ask for. Default: [read]. A token that carries others is refused."`
+	AllowUpdate bool     `yaml:"allow_update" jsonschema_description:"true: accept the scope update, which lets a token write. A reporting service does not need it."`
+	Issuer      string   `yaml:"issuer" jsonschema:"format=uri" jsonschema_description:"Address of the identity server. Default: the instance's url with /id. It must be on the host that the token is bound to."`
+}
+
+var headerName = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
+
+func (v *validator) auth(key string, i Instance) {
+	c := i.Auth.ClientCredentials
+	switch {
+	case c != nil && i.Auth.Header != "":
+		v.at(key, "more than one is chosen", "write one of client_credentials and header, or neither")
+	case i.Auth.Header != "" && !headerName.MatchString(i.Auth.Header):
+		v.at(key+".header", "not the name of a header", "write it like X-Api-Key")
+	}
+	if c == nil {
+		return
+	}
+	if c.Issuer != "" {
+		v.address(key+".client_credentials.issuer", c.Issuer, "https://acme.my.erp.net/id", v.Environment == Sandbox)
+	}
+	for n, s := range c.Scopes {
+		at := fmt.Sprintf("%s.client_credentials.scopes[%d]", key, n)
+		switch {
+		case s == "" || strings.ContainsAny(s, " \t\"\\"):
+			v.at(at, "not a scope", "write one such as read")
+		case s == "update" && !c.AllowUpdate:
+			v.at(at, "a token with this scope can write", "ask for read alone, or write allow_update: true beside it")
+		}
+	}
 }

@@ -120,6 +120,7 @@ func (v *validator) instance(key string, i Instance) {
 	if i.URL != "" {
 		v.address(key+".url", i.URL, "https://acme.my.erp.net", sandbox)
 	}
+	v.auth(key+".auth", i)
 	if i.TableAPI != "" {
 		v.address(key+".table_api", i.TableAPI, "https://acme.my.erp.net/tableapi/odata/", sandbox)
 	}

@@ -143,6 +143,8 @@ func meanings() map[string]struct {
 		"secrets.BindingError":                  {&secrets.BindingError{}, jobs.Credential},
 		"audit.ErrClosed":                       {audit.ErrClosed, jobs.Bug},
 		"secrets.ErrInUse":                      {secrets.ErrInUse, jobs.Later},
+		"secrets.ErrClient":                     {secrets.ErrClient, jobs.Credential},
+		"secrets.ErrScopes":                     {secrets.ErrScopes, jobs.Credential},
 		"secrets.ErrState":                      {secrets.ErrState, jobs.Conflict},
 		"audit.ErrKey":                          {audit.ErrKey, jobs.Config},
 		"audit.ErrForked":                       {audit.ErrForked, jobs.Data},

@@ -34,6 +34,7 @@ type Instance struct {
 	Name   string
 	Client *odata.Client // one per instance and process: limiter and breaker are shared by all its jobs
 	Token  string        // name of the token in the vault
+	Use    secrets.Kind  // how it is used
 }
 
 // Runner carries out runs. It is safe for concurrent use; runs of one instance share its budget. Its fields must not
@@ -260,7 +261,7 @@ func (x *run) leased(ctx context.Context) (err error) {
 		return &PlanError{Job: x.Job.Name, Problems: []FieldProblem{{Field: "instance", Text: "there is no instance " + x.Job.Instance}}}
 	}
 	x.lease, err = x.Keeper.Lease(ctx, secrets.LeaseRequest{Name: instance.Token, Instance: instance.Name, Host: instance.Client.Host(),
-		Purpose: "run", Job: x.Job.Name, RunID: x.id})
+		Purpose: "run", Job: x.Job.Name, RunID: x.id, Use: instance.Use})
 	if err != nil {
 		return err
 	}

@@ -429,15 +429,19 @@ func (s *Session) newRequest(ctx context.Context, c *call) (req *http.Request, s
 	if hostOf(c.url) != s.c.host || refuseAddress(c.url, s.c.opts.Sandbox) != "" {
 		return nil, "", &AddressError{Setting: "url", Reason: "the token of " + s.c.host + " must not be sent to " + hostOf(c.url)}
 	}
+	before := req.Header.Clone()
 	if err := s.auth.Authorize(ctx, req); err != nil {
 		if ctx.Err() != nil {
 			return nil, "", canceled(ctx)
 		}
-		return nil, "", &CredentialError{Asked: s.asked(c), Reason: "there is no token to send: the vault gave none for this host", Err: err}
+		return nil, "", &CredentialError{Asked: s.asked(c), Reason: "there is no token to send for this host", Err: err}
 	}
-	_, secret, _ = strings.Cut(req.Header.Get("Authorization"), " ")
-	if secret == "" {
-		secret = req.Header.Get("X-Api-Key")
+	for name := range req.Header { // whatever header it is that carries the credential
+		if value := req.Header.Get(name); value != before.Get(name) {
+			if secret = value; name == "Authorization" {
+				_, secret, _ = strings.Cut(value, " ")
+			}
+		}
 	}
 	return req, strings.TrimSpace(secret), nil
 }

@@ -72,6 +72,15 @@ type LeaseRequest struct {
 	Purpose  string // "run", "check", "stage", …
 	Job      string // "" outside of a job
 	RunID    string // "" outside of a run
+	Use      Kind   // how the token is used; the zero value is a service access token
+}
+
+// Kind is how a token of the vault becomes a header of a request. The zero value is a service access token: "Authorization: Bearer …".
+type Kind struct {
+	// Header is the header that carries the token as it is, such as X-Api-Key, in place of Authorization.
+	Header string
+	// Client exchanges the token, which is a client secret then, for access tokens; nil = it is sent itself.
+	Client *ClientCredentials
 }
 
 // The actions that the keeper records.
@@ -86,6 +95,7 @@ const (
 	actVerify   = "verify"
 	actReject   = "reject"
 	actRetire   = "retire"
+	actExchange = "exchange"
 )
 
 // entry is the audit entry of an act for req.

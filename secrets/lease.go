@@ -28,6 +28,8 @@ type Lease struct {
 	refusals atomic.Int64
 	renewing sync.Mutex
 
+	exchanged atomic.Int64 // when renewAccess last gave a new access token, in Unix nanoseconds
+
 	mu      sync.RWMutex
 	token   Token
 	version Version
@@ -38,7 +40,18 @@ type Lease struct {
 // Authorize sets "Authorization: Bearer …" on req if req goes, over https (or http to a loopback
 // address in a sandbox), to the host that the token is bound to; otherwise it fails (ErrBinding) and sets nothing.
 // The first refusal of a lease is audited at once, their number when it is closed.
+//
+// With client credentials it is an access token that goes, fetched first where it is time. If the identity server refuses the client secret, the
+// vault is asked for a newer one, once.
 func (l *Lease) Authorize(ctx context.Context, req *http.Request) error {
+	err := l.authorize(ctx, req)
+	if errors.Is(err, ErrClient) && l.Renew(ctx) == nil {
+		err = l.authorize(ctx, req)
+	}
+	return err
+}
+
+func (l *Lease) authorize(ctx context.Context, req *http.Request) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -53,13 +66,60 @@ func (l *Lease) Authorize(ctx context.Context, req *http.Request) error {
 		}
 		return l.keeper.refuse(ctx, l.request, "authorize", l.version.Fingerprint, err)
 	}
+	token := l.token
+	if l.request.Use.Client != nil {
+		var err error
+		if token, err = l.accessToken(ctx, Token{}); err != nil {
+			return err
+		}
+	}
 	if req.Header == nil {
 		req.Header = make(http.Header)
 	}
-	Reveal(l.token, func(value []byte) { req.Header.Set("Authorization", "Bearer "+string(value)) })
+	Reveal(token, func(value []byte) {
+		if header := l.request.Use.Header; header != "" {
+			req.Header.Set(header, string(value))
+			return
+		}
+		req.Header.Set("Authorization", "Bearer "+string(value))
+	})
 	l.requests.Add(1)
 	return nil
 }
+
+// accessToken exchanges the client secret, unless there is an access token that is good and not stale. Every exchange is audited. l.mu is
+// held for reading.
+func (l *Lease) accessToken(ctx context.Context, stale Token) (Token, error) {
+	return l.request.Use.Client.current(ctx, l.version.Binding.Host, l.version.Binding.Environment, l.token, l.version.Fingerprint, stale,
+		func(outcome string, detail map[string]string) error {
+			_, err := l.keeper.record(context.WithoutCancel(ctx), l.keeper.entry(l.request, actExchange, outcome, l.version.Fingerprint, detail))
+			return err
+		})
+}
+
+// renewAccess exchanges the client secret anew after a 401; the error is that of the exchange.
+func (l *Lease) renewAccess(ctx context.Context) error {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if l.closed {
+		return ErrClosed
+	}
+	c := l.request.Use.Client
+	c.mu.Lock()
+	stale := c.access
+	fresh := time.Since(l.renewedAccess()) < renewGrace
+	c.mu.Unlock()
+	if fresh {
+		return nil // another request has done it: the 401 was an answer to the token before
+	}
+	_, err := l.accessToken(ctx, stale)
+	if err == nil {
+		l.exchanged.Store(time.Now().UnixNano())
+	}
+	return err
+}
+
+func (l *Lease) renewedAccess() time.Time { return time.Unix(0, l.exchanged.Load()) }
 
 // admits decides whether the token may go where req goes. Messages hold scheme and host of the URL and nothing else of it.
 func (l *Lease) admits(req *http.Request) error {
@@ -100,6 +160,12 @@ func (l *Lease) Renew(ctx context.Context) error {
 	l.mu.RUnlock()
 	l.renewing.Lock()
 	defer l.renewing.Unlock()
+	if l.request.Use.Client != nil {
+		// An access token ends, or is revoked, long before the secret: exchange again. Only a secret that is refused is looked for anew.
+		if err := l.renewAccess(ctx); !errors.Is(err, ErrClient) {
+			return err
+		}
+	}
 	l.mu.RLock()
 	current, closed, renewed := l.version, l.closed, l.renewed
 	l.mu.RUnlock()

@@ -190,7 +190,11 @@ func (s *rotation) graceOr(flag time.Duration) time.Duration {
 }
 
 func (s *rotation) request(purpose string) secrets.LeaseRequest {
-	return secrets.LeaseRequest{Name: s.name, Instance: s.instance.Name, Host: s.instance.Client.Host(), Purpose: purpose}
+	use := s.instance.Use
+	if use.Client != nil {
+		use.Client = use.Client.Fresh()
+	}
+	return secrets.LeaseRequest{Name: s.name, Instance: s.instance.Name, Host: s.instance.Client.Host(), Purpose: purpose, Use: use}
 }
 
 // end gives a lease back.
@@ -272,7 +276,7 @@ func (s *rotation) current(ctx context.Context, version, active int) (*odata.Ses
 	}
 	session := s.instance.Client.Open(lease)
 	err = session.Ping(ctx)
-	if errors.Is(err, secrets.ErrNoNewer) {
+	if refusedToken(err) {
 		s.end(ctx, lease)
 		return nil, nothing, nil
 	}
@@ -371,7 +375,7 @@ func (s *rotation) revoked(ctx context.Context, v secrets.Version) (map[string]s
 	for asked := false; ; asked = true {
 		err := s.ping(ctx, v.Number)
 		switch {
-		case errors.Is(err, secrets.ErrNoNewer):
+		case refusedToken(err):
 			named, err := s.keeper.Versions(ctx, s.name)
 			if err == nil {
 				err = s.ping(ctx, named.Active)
@@ -396,6 +400,11 @@ func (s *rotation) revoked(ctx context.Context, v secrets.Version) (map[string]s
 		case <-time.After(revokedEvery):
 		}
 	}
+}
+
+// refusedToken says whether the instance, or its identity server, refused a token that was sent to prove it.
+func refusedToken(err error) bool {
+	return errors.Is(err, secrets.ErrNoNewer) || errors.Is(err, secrets.ErrClient)
 }
 
 // ping asks the instance with one version.

@@ -106,7 +106,7 @@ func (g *globals) stageToken(ctx context.Context, name, chosen string, activate 
 	if err != nil {
 		return err
 	}
-	trial, err := keeper.Trial(ctx, secrets.LeaseRequest{Name: name, Instance: i.Name, Host: i.Client.Host(), Purpose: "stage"}, token)
+	trial, err := keeper.Trial(ctx, secrets.LeaseRequest{Name: name, Instance: i.Name, Host: i.Client.Host(), Purpose: "stage", Use: i.Use}, token)
 	if err != nil {
 		return err
 	}

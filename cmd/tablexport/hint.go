@@ -38,6 +38,7 @@ func hintFor(err error) string {
 	var broken *brokenAuditError
 	var hinted *hintedError
 	var unproven *unprovenError
+	var credential *odata.CredentialError
 	var change *export.SchemaChange
 	var published *jobs.PublishedError
 	var unresolved *delta.Unresolved
@@ -46,6 +47,8 @@ func hintFor(err error) string {
 		return "" // they say it themselves
 	case errors.As(err, &hinted):
 		return hinted.hint
+	case errors.As(err, &credential) && (errors.Is(err, secrets.ErrClient) || errors.Is(err, secrets.ErrScopes)):
+		return strings.TrimPrefix(credential.Err.Error(), "secrets: ") // no token came of the exchange: it says what to do
 	case errors.As(err, &unproven):
 		return "if it was issued wrongly, mark it with: tablexport tokens reject NAME VERSION; and have another one issued"
 	case errors.As(err, &change):

@@ -192,3 +192,28 @@ func TestRotateFromVault(t *testing.T) {
 	}
 	w.holdsNo(testToken, nextToken)
 }
+
+// A client secret has the same life as a token: staged, proven beside the current one, and retired when the identity server refuses it. The
+// instance sees access tokens alone.
+func TestClientCredentials(t *testing.T) {
+	t.Parallel()
+	const secret = "CANARY-client-secret-0123456789"
+	w := newWorld(t, simulator.Options{Apps: []simulator.App{{URI: "my.app/bi", Secret: secret, Scopes: []string{"read", "update"}}}})
+	w.edit("token: bi/reader,", "token: bi/reader, auth: {client_credentials: {client_id: my.app/bi}},")
+	contains(t, w.mustWith(exitCredential, "wrong-secret", "tokens", "stage", "bi/reader").err, "invalid_client", "stage the current client secret")
+	w.mustWith(exitOK, secret, "tokens", "stage", "bi/reader", "--activate")
+	w.must(exitOK, "run", "--all")
+	w.must(exitOK, "check", "--online")
+	contains(t, w.must(exitOK, "audit", "tail", "-n", "100").out, "exchange", "granted=read")
+	w.edit("{client_id: my.app/bi}", "{client_id: my.app/bi, scopes: [read, update]}")
+	contains(t, w.must(exitConfig, "run", "shop").err, "can write", "allow_update")
+	w.edit("scopes: [read, update]", "scopes: [read, update], allow_update: true")
+	w.must(exitOK, "run", "shop")
+	w.holdsNo(secret, "wrong-secret")
+
+	h := newWorld(t, simulator.Options{})
+	h.edit("token: bi/reader,", "token: bi/reader, auth: {header: X-Api-Key},")
+	h.stage()
+	h.must(exitOK, "run", "shop")
+	h.holdsNo(testToken)
+}

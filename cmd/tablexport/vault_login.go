@@ -1,8 +1,15 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"time"
 
 	"github.com/tablexport/tablexport/configs"
 	"github.com/tablexport/tablexport/secrets"
@@ -43,4 +50,31 @@ func (a *app) recordLogin(ctx context.Context, e hashivault.LoginEvent) error {
 		return fmt.Errorf("%w: %w", secrets.ErrAudit, err)
 	}
 	return nil
+}
+
+// tokenUse is how an instance's token is used. Client credentials are made once for an instance: all its leases share an access token.
+func (a *app) tokenUse(c configs.Instance) (secrets.Kind, error) {
+	client := c.Auth.ClientCredentials
+	if client == nil {
+		return secrets.Kind{Header: c.Auth.Header}, nil
+	}
+	made := &secrets.ClientCredentials{ClientID: client.ClientID, Scopes: client.Scopes, AllowUpdate: client.AllowUpdate,
+		Issuer: cmp.Or(client.Issuer, strings.TrimSuffix(c.URL, "/")+"/id")}
+	if c.CAFile == "" {
+		return secrets.Kind{Client: made}, nil
+	}
+	pem, err := os.ReadFile(a.cfg.Resolve(c.CAFile))
+	if err != nil {
+		return secrets.Kind{}, err
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(pem) {
+		return secrets.Kind{}, usagef("%s holds no certificate in PEM form", c.CAFile)
+	}
+	made.Client = &http.Client{
+		Timeout:       30 * time.Second,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // a secret would go with it
+		Transport:     &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, TLSHandshakeTimeout: 10 * time.Second},
+	}
+	return secrets.Kind{Client: made}, nil
 }

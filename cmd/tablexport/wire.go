@@ -259,7 +259,11 @@ func (a *app) instance(name string) (jobs.Instance, error) {
 	if err != nil {
 		return jobs.Instance{}, err
 	}
-	i := jobs.Instance{Name: name, Client: client, Token: c.Token}
+	use, err := a.tokenUse(c)
+	if err != nil {
+		return jobs.Instance{}, err
+	}
+	i := jobs.Instance{Name: name, Client: client, Token: c.Token, Use: use}
 	a.instances[name] = i
 	return i, nil
 }
@@ -274,7 +278,7 @@ func (a *app) session(ctx context.Context, name, purpose string) (*odata.Session
 	if err != nil {
 		return nil, nil, err
 	}
-	lease, err := keeper.Lease(ctx, secrets.LeaseRequest{Name: i.Token, Instance: i.Name, Host: i.Client.Host(), Purpose: purpose})
+	lease, err := keeper.Lease(ctx, secrets.LeaseRequest{Name: i.Token, Instance: i.Name, Host: i.Client.Host(), Purpose: purpose, Use: i.Use})
 	if err != nil {
 		return nil, nil, err
 	}
