@@ -31,7 +31,7 @@ var layers = []struct {
 	{"odata", []string{"odata/edm", "odata/filter", "odata/evidence", "odata/extsort"}},
 	{"export/store", nil},
 	{"export/store/…", []string{"export/store"}},
-	{"export/delta", []string{"export/store"}},
+	{"export/delta", []string{"export/store", "export/parquet"}},
 	{"export/parquet", nil},
 	{"export/sets", []string{"export", "export/delta", "export/store", "odata/extsort"}},
 	{"export", []string{"export/delta", "export/parquet", "export/store", "odata/scope", "odata/evidence", "odata/extsort"}},

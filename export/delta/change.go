@@ -85,6 +85,7 @@ func (l *Log) publish(ctx context.Context, base *Snapshot, build func(*Snapshot)
 			return 0, err
 		}
 		if done {
+			l.checkpointAfter(ctx, base, version, actions)
 			return version, nil
 		}
 		if base, err = l.advance(ctx, base, theirs, func(before *Snapshot, e Entry) string { return conflict(ours, before, e) }); err != nil {
@@ -139,7 +140,7 @@ func stateOf(s *Snapshot) *state {
 		out.gone[identity(r.Path)] = r
 	}
 	maps.Copy(out.txns, s.Txns)
-	out.when = s.Timestamp
+	out.when, out.checkpoint = s.Timestamp, s.Checkpoint
 	return out
 }
 

@@ -6,6 +6,9 @@
 //
 // Reading is tolerant where the protocol says so (unknown actions and fields, other files in the log's directory) and strict
 // everywhere else: a table that needs more than we can do is *Unsupported, an entry that cannot be read is *Corrupt,
-// and both name the version. Checkpoints are not read: a log whose first entries another engine has removed, because a
-// checkpoint covers them, is *Unsupported too.
+// and both name the version.
+//
+// Every ten versions (delta.checkpointInterval) a commit is followed by a V1 checkpoint, so that opening a table costs
+// one checkpoint and the entries after it. Checkpoints of other engines are read too, in one part or several, and also where the
+// entries before them are gone. One that cannot be read is passed over as long as the entries are there.
 package delta

@@ -18,10 +18,15 @@ type Corrupt struct {
 	Version int64
 	Line    int // from 1
 	Err     error
+
+	Checkpoint bool // it is not an entry but a checkpoint
 }
 
 // Error implements error.
 func (e *Corrupt) Error() string {
+	if e.Checkpoint {
+		return fmt.Sprintf("delta: the checkpoint of version %d: %v", e.Version, e.Err)
+	}
 	if e.Line == 0 {
 		return fmt.Sprintf("delta: log entry %020d.json: %v", e.Version, e.Err)
 	}

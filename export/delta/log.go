@@ -1,6 +1,7 @@
 package delta
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -45,11 +46,15 @@ type Snapshot struct {
 	Files      []Add // live files, sorted by path
 	Tombstones []Remove
 	Txns       map[string]Txn // by appId
-	Recent     []Entry        // the newest entries (200 at most), newest first, with nothing but their commitInfo
+	Recent     []Entry        // the newest entries (20 at least, as far as they are there, and 200 at most), newest first, with nothing but their commitInfo
+	Checkpoint int64          // the version of the checkpoint that the reading began with, -1 if with none
 }
 
-// recentEntries bounds Snapshot.Recent.
-const recentEntries = 200
+// recentEntries bounds Snapshot.Recent; leastRecent are read even where a checkpoint makes them unnecessary.
+const (
+	recentEntries = 200
+	leastRecent   = 20
+)
 
 // Entry is one version in the history.
 type Entry struct {
@@ -72,53 +77,85 @@ func entryKey(version int64) string { return fmt.Sprintf("%s%020d.json", logDir,
 
 // directory is what a listing of the log's directory shows.
 type directory struct {
-	entries    []store.Info // the JSON entries, ascending and without a gap
-	first      int64        // the version of entries[0]
-	checkpoint int64        // the newest checkpoint, -1 if there is none
+	versions    []int64      // of the JSON entries, ascending
+	checkpoints []checkpoint // those that have all their parts, ascending
+	foreign     int64        // the newest checkpoint of a form that is not V1, -1 if there is none
 }
 
-func (d *directory) last() int64 { return d.first + int64(len(d.entries)) - 1 }
+// last is the newest version, -1 if there is none.
+func (d *directory) last() int64 {
+	last := int64(-1)
+	if n := len(d.versions); n > 0 {
+		last = d.versions[n-1]
+	}
+	if n := len(d.checkpoints); n > 0 {
+		last = max(last, d.checkpoints[n-1].version)
+	}
+	return last
+}
 
-func (l *Log) list(ctx context.Context) (*directory, error) {
-	d := &directory{checkpoint: -1}
-	for info, err := range l.b.List(ctx, logDir, "") {
+// missing is the newest version up to last whose entry is not there, -1 if all are.
+func (d *directory) missing(last int64) int64 {
+	at, found := slices.BinarySearch(d.versions, last)
+	if !found {
+		return last
+	}
+	for v := last; v >= 0; v, at = v-1, at-1 {
+		if at < 0 || d.versions[at] != v {
+			return v
+		}
+	}
+	return -1
+}
+
+// list lists the log, or what belongs to the versions from first on.
+func (l *Log) list(ctx context.Context, first int64) (*directory, error) {
+	d := &directory{foreign: -1}
+	after := ""
+	if first > 0 {
+		after = fmt.Sprintf("%s%020d.", logDir, first)
+	}
+	parts := map[int64][]store.Info{}
+	for info, err := range l.b.List(ctx, logDir, after) {
 		if err != nil {
 			return nil, fmt.Errorf("delta: listing the log: %w", err)
 		}
-		name := strings.TrimPrefix(info.Key, logDir)
-		head, kind, _ := strings.Cut(name, ".")
+		head, kind, _ := strings.Cut(strings.TrimPrefix(info.Key, logDir), ".")
 		version, err := strconv.ParseInt(head, 10, 64)
 		if len(head) != 20 || err != nil || version < 0 {
 			continue // _last_checkpoint, .crc and temporary files, directories of other engines
 		}
 		switch {
-		case strings.HasPrefix(kind, "checkpoint."):
-			d.checkpoint = max(d.checkpoint, version)
 		case kind == "json":
-			if len(d.entries) == 0 {
-				d.first = version
-			} else if want := d.last() + 1; version != want {
-				return nil, &Corrupt{Version: want, Err: errors.New("the entry is missing, and later ones are there")}
+			d.versions = append(d.versions, version)
+		case kind == "checkpoint.parquet":
+			d.checkpoints = append(d.checkpoints, checkpoint{version, []store.Info{info}})
+		case partOf(kind) > 0:
+			// The listing is in order, so that the parts of one checkpoint follow each other: 1 of n, 2 of n, …
+			if parts[version] = append(parts[version], info); len(parts[version]) == partOf(kind) {
+				d.checkpoints = append(d.checkpoints, checkpoint{version, parts[version]})
 			}
-			d.entries = append(d.entries, info)
+		case strings.HasPrefix(kind, "checkpoint."):
+			d.foreign = max(d.foreign, version)
 		}
 	}
-	return d, d.complete()
+	slices.SortStableFunc(d.checkpoints, func(a, b checkpoint) int { return cmp.Compare(a.version, b.version) })
+	return d, nil
 }
 
-// complete: replaying needs every entry from version 0 on.
-func (d *directory) complete() error {
-	switch {
-	case len(d.entries) == 0 && d.checkpoint >= 0:
-		return &Unsupported{Version: d.checkpoint, Reason: fmt.Sprintf("its log has a checkpoint at version %d, written by another engine, and no JSON entries; "+
-			"checkpoints are not read: publish to another path, or copy the table there with the engine that made the checkpoint", d.checkpoint)}
-	case len(d.entries) > 0 && d.first > 0 && d.checkpoint >= d.first-1:
-		return &Unsupported{Version: d.last(), Reason: fmt.Sprintf("its log begins at version %d, because another engine made a checkpoint (version %d) and removed the entries before; "+
-			"checkpoints are not read: publish to another path, or copy the table there with the engine that made the checkpoint", d.first, d.checkpoint)}
-	case len(d.entries) > 0 && d.first > 0:
-		return &Corrupt{Version: d.first - 1, Err: errors.New("the entry is missing: the log does not begin at version 0, and no checkpoint stands in for it")}
+// partOf is n in the name "checkpoint.<i>.<n>.parquet" of a part of a checkpoint, or 0.
+func partOf(kind string) int {
+	rest, checkpoint := strings.CutPrefix(kind, "checkpoint.")
+	rest, isParquet := strings.CutSuffix(rest, ".parquet")
+	i, n, two := strings.Cut(rest, ".")
+	if !checkpoint || !isParquet || !two || len(i) != 10 || len(n) != 10 {
+		return 0
 	}
-	return nil
+	count, err := strconv.Atoi(n)
+	if err != nil {
+		return 0
+	}
+	return count
 }
 
 // read reads and decodes one entry.
@@ -176,29 +213,95 @@ func (l *Log) entries(ctx context.Context, first, last int64) ([]Entry, error) {
 }
 
 // Snapshot reads the newest version. A bucket without a log gives Version -1 and no error.
-func (l *Log) Snapshot(ctx context.Context) (*Snapshot, error) {
-	d, err := l.list(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return l.replay(ctx, d.last())
-}
+func (l *Log) Snapshot(ctx context.Context) (*Snapshot, error) { return l.at(ctx, -1) }
 
-// SnapshotAt reads one version. The error is ErrNoVersion when there is none.
+// SnapshotAt reads one version. The error is ErrNoVersion when there is none, or none any more.
 func (l *Log) SnapshotAt(ctx context.Context, version int64) (*Snapshot, error) {
-	d, err := l.list(ctx)
+	if version < 0 {
+		return nil, fmt.Errorf("delta: version %d: %w", version, ErrNoVersion)
+	}
+	return l.at(ctx, version)
+}
+
+// at reads a version, -1 for the newest: the newest checkpoint up to it, and the entries after that. The hint saves listing what lies before; if
+// it leads nowhere the whole log is listed, and what an older checkpoint and more entries say is the same.
+func (l *Log) at(ctx context.Context, version int64) (*Snapshot, error) {
+	first, err := l.lastCheckpoint(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if version < 0 || version > d.last() {
-		return nil, fmt.Errorf("delta: version %d: %w (the newest is %d)", version, ErrNoVersion, d.last())
+	if version >= 0 && version < first {
+		first = -1
 	}
-	return l.replay(ctx, version)
+	if first > 0 {
+		s, err := l.listed(ctx, first, version)
+		var corrupt *Corrupt
+		if err == nil && s.Version >= first || err != nil && !errors.As(err, &corrupt) {
+			return s, err
+		}
+	}
+	return l.listed(ctx, -1, version)
 }
 
-func (l *Log) replay(ctx context.Context, last int64) (*Snapshot, error) {
-	s := newState()
-	entries, err := l.entries(ctx, 0, last)
+func (l *Log) listed(ctx context.Context, first, version int64) (*Snapshot, error) {
+	d, err := l.list(ctx, first)
+	if err != nil {
+		return nil, err
+	}
+	last := d.last()
+	if version > last {
+		return nil, fmt.Errorf("delta: version %d: %w (the newest is %d)", version, ErrNoVersion, last)
+	}
+	if version < 0 {
+		version = last
+	}
+	return l.replay(ctx, d, version)
+}
+
+// replay reads a version of a listing.
+func (l *Log) replay(ctx context.Context, d *directory, version int64) (*Snapshot, error) {
+	missing := d.missing(version)
+	var bad error // the newest checkpoint that could not be read
+	for _, c := range slices.Backward(d.checkpoints) {
+		if c.version > version || c.version < missing {
+			continue
+		}
+		s, err := l.readCheckpoint(ctx, c)
+		var corrupt *Corrupt
+		if errors.As(err, &corrupt) {
+			bad = cmp.Or(bad, err)
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		return l.tail(ctx, s, c.version+1, version)
+	}
+	if missing < 0 {
+		return l.tail(ctx, newState(), 0, version)
+	}
+	return nil, d.unreadable(version, missing, bad)
+}
+
+// unreadable says why a version cannot be put together.
+func (d *directory) unreadable(version, missing int64, bad error) error {
+	switch {
+	case version < d.last() && bad == nil:
+		return fmt.Errorf("delta: version %d: %w any more: its log entries were removed", version, ErrNoVersion)
+	case bad != nil:
+		return bad
+	case d.foreign >= missing:
+		return &Unsupported{Version: d.foreign, Reason: fmt.Sprintf("entries up to version %d are gone, and its checkpoint is of a form newer than V1: publish to another path, "+
+			"or copy the table there with the engine that made the checkpoint", missing)}
+	case len(d.versions) > 0 && missing > d.versions[0]:
+		return &Corrupt{Version: missing, Err: errors.New("the entry is missing, and later ones are there")}
+	}
+	return &Corrupt{Version: missing, Err: errors.New("the entry is missing: the log does not begin at version 0, and no checkpoint stands in for it")}
+}
+
+// tail goes on from s with the entries first to last. Some more are read for Recent, if they are there.
+func (l *Log) tail(ctx context.Context, s *state, first, last int64) (*Snapshot, error) {
+	entries, err := l.entries(ctx, first, last)
 	if err != nil {
 		return nil, err
 	}
@@ -211,10 +314,63 @@ func (l *Log) replay(ctx context.Context, last int64) (*Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
+	if lack := leastRecent - int64(len(entries)); lack > 0 && first > 0 {
+		more, err := l.newest(ctx, max(0, first-lack), first-1)
+		if err != nil {
+			return nil, err
+		}
+		entries = slices.Concat(more, entries)
+	}
 	for i := len(entries) - 1; i >= 0 && len(out.Recent) < recentEntries; i-- {
 		out.Recent = append(out.Recent, brief(entries[i]))
 	}
 	return out, nil
+}
+
+// newest are those of the entries first to last that are there, without those before a gap.
+func (l *Log) newest(ctx context.Context, first, last int64) ([]Entry, error) {
+	out := make([]Entry, last-first+1)
+	there := make([]bool, len(out))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(readAtOnce)
+	for i := range out {
+		g.Go(func() (err error) {
+			out[i], err = l.read(ctx, first+int64(i))
+			if there[i] = err == nil; err != nil && store.CodeOf(err) == store.NotFound {
+				return nil
+			}
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	for i := len(out) - 1; i >= 0; i-- {
+		if !there[i] {
+			return out[i+1:], nil
+		}
+	}
+	return out, nil
+}
+
+// Readable are the first and the last version that can still be read, -1 and -1 where there is no table. Older ones have lost their log
+// entries; whether their data files are still there is another matter.
+func (l *Log) Readable(ctx context.Context) (first, last int64, err error) {
+	d, err := l.list(ctx, -1)
+	if err != nil {
+		return 0, 0, err
+	}
+	last = d.last()
+	missing := d.missing(last)
+	if missing < 0 {
+		return min(last, 0), last, nil
+	}
+	for _, c := range d.checkpoints {
+		if c.version >= missing {
+			return c.version, last, nil
+		}
+	}
+	return 0, 0, d.unreadable(last, missing, nil)
 }
 
 // state is a replay under way. Files are known by their decoded path: engines differ in what they encode.
@@ -225,10 +381,12 @@ type state struct {
 	gone     map[string]Remove
 	txns     map[string]Txn
 	when     time.Time
+
+	checkpoint int64
 }
 
 func newState() *state {
-	return &state{live: map[string]Add{}, gone: map[string]Remove{}, txns: map[string]Txn{}}
+	return &state{live: map[string]Add{}, gone: map[string]Remove{}, txns: map[string]Txn{}, checkpoint: -1}
 }
 
 func (s *state) apply(e Entry) error {
@@ -296,7 +454,7 @@ func features(names []string) string {
 }
 
 func (s *state) snapshot(version int64) (*Snapshot, error) {
-	out := &Snapshot{Version: version, Timestamp: s.when, Txns: s.txns}
+	out := &Snapshot{Version: version, Timestamp: s.when, Txns: s.txns, Checkpoint: s.checkpoint}
 	if version < 0 {
 		return out, nil
 	}
@@ -315,15 +473,16 @@ func (s *state) snapshot(version int64) (*Snapshot, error) {
 
 // History returns the newest limit entries (0 = all that are still there), newest first.
 func (l *Log) History(ctx context.Context, limit int) ([]Entry, error) {
-	d, err := l.list(ctx)
-	if err != nil {
+	d, err := l.list(ctx, -1)
+	if err != nil || len(d.versions) == 0 {
 		return nil, err
 	}
-	first := int64(0)
+	last := d.versions[len(d.versions)-1]
+	first := d.missing(last) + 1
 	if limit > 0 {
-		first = max(0, d.last()-int64(limit)+1)
+		first = max(first, last-int64(limit)+1)
 	}
-	out, err := l.entries(ctx, first, d.last())
+	out, err := l.entries(ctx, first, last)
 	if err != nil {
 		return nil, err
 	}

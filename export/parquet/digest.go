@@ -58,7 +58,7 @@ func (f *File) digest(g int, columns []string, into []Digest) error {
 		if len(at) != 1 {
 			return fmt.Errorf("parquet: the file has no column %q", name)
 		}
-		cr, err := f.reader.RowGroup(g).Column(at[0])
+		cr, err := columnReader(f.reader, g, at[0])
 		if err == nil {
 			err = digestColumn(cr, f.Schema.Field(at[0]), into)
 		}

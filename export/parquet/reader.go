@@ -227,7 +227,7 @@ func (f *File) verifyColumn(i int, fd arrow.Field) (ColumnStats, error) {
 		if err != nil {
 			return ColumnStats{}, fmt.Errorf("parquet: row group %d, column %q: %w", g, fd.Name, err)
 		}
-		cr, err := rg.Column(i)
+		cr, err := columnReader(f.reader, g, i)
 		if err != nil {
 			return ColumnStats{}, fmt.Errorf("parquet: row group %d, column %q: %w", g, fd.Name, err)
 		}

@@ -123,7 +123,7 @@ func (f *File) openGroup(g int, at []int, b *array.RecordBuilder) (*groupReader,
 	out := &groupReader{number: g, rows: rg.NumRows(), left: rg.NumRows(), step: firstStep, fields: b.Schema().Fields()}
 	for i, column := range at {
 		fd := out.fields[i]
-		cr, err := rg.Column(column)
+		cr, err := columnReader(f.reader, g, column)
 		if err == nil {
 			var v valueReader
 			v, err = newValueReader(cr, fd, b.Field(i))
