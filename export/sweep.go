@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/tablexport/tablexport/export/delta"
 	"github.com/tablexport/tablexport/export/store"
 )
 
@@ -120,10 +121,20 @@ func (d *Dataset) staged(ctx context.Context) (map[string]*stagedRun, error) {
 	return runs, nil
 }
 
-// named are the keys that any entry of the log names.
+// named are the keys that anything of the log names: the oldest version that can still be read, and every entry after it. An entry
+// that is gone was covered by a checkpoint; what it named and no later version needs was a tombstone there until its retention ended.
 func (d *Dataset) named(ctx context.Context) (map[string]bool, error) {
+	first, _, err := d.log.Readable(ctx)
+	if err != nil || first < 0 {
+		return nil, err
+	}
 	// The snapshot refuses a log that we do not understand: then nothing is swept.
-	if _, err := d.log.Snapshot(ctx); err != nil {
+	newest, err := d.log.Snapshot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	oldest, err := d.log.SnapshotAt(ctx, first)
+	if err != nil {
 		return nil, err
 	}
 	entries, err := d.log.History(ctx, 0)
@@ -131,23 +142,34 @@ func (d *Dataset) named(ctx context.Context) (map[string]bool, error) {
 		return nil, err
 	}
 	out := map[string]bool{}
+	add := func(version int64, key func() (string, error)) error {
+		name, err := key()
+		if err != nil {
+			return errors.Join(fmt.Errorf("export: version %d names a file that we cannot place: nothing is swept", version), err)
+		}
+		out[name] = true
+		return nil
+	}
+	for _, s := range []*delta.Snapshot{oldest, newest} {
+		for _, f := range s.Files {
+			err = errors.Join(err, add(s.Version, f.Key))
+		}
+		for _, r := range s.Tombstones {
+			err = errors.Join(err, add(s.Version, r.Key))
+		}
+	}
 	for _, e := range entries {
 		for _, a := range e.Actions {
-			var key string
-			var err error
 			switch {
 			case a.Add != nil:
-				key, err = a.Add.Key()
+				err = errors.Join(err, add(e.Version, a.Add.Key))
 			case a.Remove != nil:
-				key, err = a.Remove.Key()
-			default:
-				continue
+				err = errors.Join(err, add(e.Version, a.Remove.Key))
 			}
-			if err != nil {
-				return nil, errors.Join(fmt.Errorf("export: version %d names a file that we cannot place: nothing is swept", e.Version), err)
-			}
-			out[key] = true
 		}
+	}
+	if err != nil {
+		return nil, err
 	}
 	return out, nil
 }

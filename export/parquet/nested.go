@@ -456,7 +456,7 @@ func readMap(rd *file.Reader, g int, leaves []int) (column []any, set []bool, er
 // levels are where in the definition levels of a leaf its outermost struct, its list and its value begin.
 func levels(c *schema.Column) (outer, list int16) {
 	var path []schema.Node
-	for n := schema.Node(c.SchemaNode()); n != nil && n.Parent() != nil; n = n.Parent() {
+	for n := c.SchemaNode(); n != nil && n.Parent() != nil; n = n.Parent() {
 		path = append(path, n)
 	}
 	slices.Reverse(path)
