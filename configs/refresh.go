@@ -30,6 +30,7 @@ type Refresh struct {
 	Undated  string   `yaml:"undated" jsonschema:"enum=read,enum=leave_out" jsonschema_description:"Rows without a date: read puts them into a partition of their own at every run; leave_out accepts that they are missing. To be chosen where the column can be empty and the server cannot be asked for empty ones; else read."`
 	Commit   string   `yaml:"commit" jsonschema:"enum=run,enum=window,default=run" jsonschema_description:"run: all windows of a run are published together. window: each as soon as it is done."`
 	Overlap  Duration `yaml:"overlap" jsonschema:"default=5m" jsonschema_description:"Of a watermark: rows that changed so long before the last run began are read again, because a change may become visible later than its time says."`
+	Sweep    Duration `yaml:"sweep" jsonschema:"example=168h" jsonschema_description:"Of a watermark: everything is compared so often, as by changes does at every run. It finds what a watermark cannot see: rows that were deleted, or that have left the filter or the scope. Default: never."`
 	Split    *Split   `yaml:"split" jsonschema_description:"When a window's scan is cut into smaller ones. The partitions of the dataset stay as they are."`
 }
 
@@ -79,7 +80,7 @@ func (v *validator) unwindowed(key string, r *Refresh) {
 	}
 	names := []string{"keep", "reload", "ahead", "from", "to", "late_days", "zone", "undated", "commit", "split"}
 	if r.By == ByChanges {
-		names = append(names, "overlap")
+		names = append(names, "overlap", "sweep")
 	}
 	for _, name := range names {
 		if _, written := v.positions[key+"."+name]; written {
@@ -91,6 +92,9 @@ func (v *validator) unwindowed(key string, r *Refresh) {
 func (v *validator) windows(key string, r *Refresh) {
 	if _, written := v.positions[key+".overlap"]; written {
 		v.at(key+".overlap", "windows do not overlap", "remove it, or remove every: for a watermark")
+	}
+	if _, written := v.positions[key+".sweep"]; written {
+		v.at(key+".sweep", "windows are not compared", "remove it: late_days says how long a window may change")
 	}
 	if r.Keep == 0 && r.From == "" {
 		v.at(key, "it does not say how far back the dataset goes", "write keep: 24 (windows), or from: 2023")

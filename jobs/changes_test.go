@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/tablexport/tablexport/export/exporttest/judge"
 	"github.com/tablexport/tablexport/export/store"
 	"github.com/tablexport/tablexport/export/store/storetest"
 	"github.com/tablexport/tablexport/jobs"
@@ -257,4 +259,56 @@ func storeFailsAt(t *testing.T, fault storetest.Fault) (fired int) {
 	r.runner.Bucket = func(context.Context, string) (store.Bucket, error) { return r.files, nil }
 	r.merged(j)
 	return bad.Fired()
+}
+
+// The cost of a run is the thin sweep and the change: pages of keys and versions, and one request for some hundred changed rows.
+func TestChangesCost(t *testing.T) {
+	r := newRig(t, simulator.Options{Rows: map[string]int64{lines: 4000}})
+	j := byChanges(lines)
+	j.Select, j.PageSize = nil, 1000 // all columns
+	full := r.merged(j)
+	must(t, errOf(r.server.Update(lines, 4)))
+	few := r.merged(j)
+	must(t, errOf(r.server.Update(lines, 400)))
+	many := r.merged(j)
+	if few.Merge == nil || many.Merge == nil {
+		t.Fatal(few.Whole, many.Whole)
+	}
+	t.Logf("whole: %d requests, %d bytes; sweep: %d, %d; 4 rows: %d, %d; 400 rows: %d, %d", full.Evidence.Requests, full.Evidence.Bytes, few.Evidence.Requests,
+		few.Evidence.Bytes, few.Merge.Fetch.Requests, few.Merge.Fetch.Bytes, many.Merge.Fetch.Requests, many.Merge.Fetch.Bytes)
+	if few.Evidence.Requests > full.Evidence.Requests+1 || few.Evidence.Bytes*8 > full.Evidence.Bytes {
+		t.Error("the sweep is not thin")
+	}
+	if few.Merge.Fetch.Requests != 1 || few.Merge.Fetch.Bytes > 20_000 || many.Merge.Fetch.Requests > 8 || many.Merge.Fetch.Bytes > 110*few.Merge.Fetch.Bytes {
+		t.Error("the fetch is not in proportion to the change")
+	}
+}
+
+// Foreign readers find in a merged table what the oracle says.
+func TestChangesJudged(t *testing.T) {
+	r := newRig(t, simulator.Options{Rows: map[string]int64{lines: 300}})
+	j := byChanges(lines)
+	dir := filepath.Join(r.dir, "lake", j.Path)
+	r.merged(j)
+	for range 3 {
+		must(t, errOf(r.server.Update(lines, 20)))
+		must(t, errOf(r.server.Delete(lines, 5)))
+		must(t, errOf(r.server.Insert(lines, 5)))
+		mark := r.oracle.Mark()
+		res := r.merged(j)
+		report := judge.Check(t, dir)
+		if report.Rows != int(res.Merge.After) || report.Version != res.Version {
+			t.Errorf("%+v, but the run says %+v", report, res)
+		}
+		columns, _ := r.read(j)
+		for reader, rows := range map[string][]judge.Row{"delta-rs": judge.Rows(t, dir), "DuckDB": judge.DuckDBRows(t, dir)} {
+			copied := make([]simulator.Row, len(rows))
+			for i, row := range rows {
+				copied[i] = judged(t, j, columns, row)
+			}
+			if err := r.oracle.Check(mark, lines, "", columns, slices.Values(copied)); err != nil {
+				t.Errorf("%s: %v", reader, err)
+			}
+		}
+	}
 }

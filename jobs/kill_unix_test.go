@@ -35,6 +35,8 @@ const (
 	childDir = "TABLEXPORT_TEST_CHILD"
 	childURL = "TABLEXPORT_TEST_URL"
 	childEnd = "TABLEXPORT_TEST_KILL"
+
+	childMode = "TABLEXPORT_TEST_MODE" // of the job's refresh
 )
 
 // TestMain is also a child's main: a process of its own that runs a job once, on what its parent has put into a directory.
@@ -89,8 +91,10 @@ func child(dir, url, end string) (err error) {
 		Instances: map[string]jobs.Instance{"acme": {Name: "acme", Client: c, Token: tokenName}},
 		Bucket:    func(context.Context, string) (store.Bucket, error) { return h, nil },
 	}
+	j := job(lines)
+	j.Refresh.Mode = jobs.Mode(os.Getenv(childMode))
 	fmt.Println("begin")
-	_, err = r.Run(ctx, jobs.Request{Job: job(lines), Progress: func(p jobs.Progress) {
+	_, err = r.Run(ctx, jobs.Request{Job: j, Progress: func(p jobs.Progress) {
 		if string(p.Phase) == end && (p.Phase != jobs.Scanning || p.Scan.Rows > 200) {
 			kill()
 		}

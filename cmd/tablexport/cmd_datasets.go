@@ -219,6 +219,9 @@ func (g *globals) printVersions(history []export.Version) {
 				evidence += fmt.Sprintf(", count %s", count(*ev.CountAfter))
 			}
 		}
+		if m := v.Merge; m != nil {
+			evidence = fmt.Sprintf("merge: %s read anew, %s replaced, %s deleted, %s in all; %s", count(m.Written), count(m.Dropped-m.Deleted), count(m.Deleted), count(m.After), evidence)
+		}
 		rows = append(rows, []string{fmt.Sprint(v.Version), stamp(v.Timestamp), count(v.Rows), fmt.Sprint(v.Files),
 			fmt.Sprintf("%s (%s)", v.Scope.Name, v.Scope.Enforcement), evidence})
 		for _, rule := range v.Scope.Owners {

@@ -58,6 +58,7 @@ type planView struct {
 	Notes    []string `json:"notes,omitempty"`
 
 	Windows *windowsView `json:"windows,omitempty"` // of a job that goes by periods
+	Compare string       `json:"compare,omitempty"` // of a job that goes by changes: the first request of the sweep
 }
 
 func (g *globals) plan(ctx context.Context, name string, online bool) error {
@@ -106,6 +107,15 @@ func (g *globals) plan(ctx context.Context, name string, online bool) error {
 	}
 	if plan.Windowed != nil {
 		if view.Windows, err = a.planWindows(ctx, plan, session); err != nil {
+			return err
+		}
+	}
+	if plan.Compared != nil {
+		q, err := plan.SweepQuery(time.Time{})
+		if err != nil {
+			return err
+		}
+		if view.Compare, _, err = described(session, q); err != nil {
 			return err
 		}
 	}
@@ -185,6 +195,11 @@ func (g *globals) printPlan(v planView, plan *jobs.Plan) {
 	if v.Then != "" && v.Windows == nil {
 		g.printf("then      %s\n", short(v.Then, plan))
 	}
+	if v.Compare != "" {
+		g.printf("refresh   %s: the first run reads everything, as above; later ones compare %s with the dataset, and read what differs by key\n",
+			refreshMode(plan), strings.Join(plan.Compared.Columns, ", "))
+		g.printf("compare   %s\n", v.Compare)
+	}
 	g.printf("into      %s\n", v.Dataset)
 	if v.Rows != nil {
 		g.printf("rows      %s now\n", count(*v.Rows))
@@ -195,4 +210,12 @@ func (g *globals) printPlan(v planView, plan *jobs.Plan) {
 	for _, n := range v.Notes {
 		g.printf("note      %s\n", n)
 	}
+}
+
+// refreshMode names how changed rows are found.
+func refreshMode(plan *jobs.Plan) string {
+	if plan.Compared.Time != "" {
+		return "by " + plan.Compared.Time
+	}
+	return "by changes"
 }

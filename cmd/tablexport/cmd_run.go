@@ -140,6 +140,23 @@ func (g *globals) printResult(r jobs.Result) {
 	if len(r.Windows) > 0 {
 		g.printWindows(r)
 	}
+	g.printMerge(r)
+}
+
+// printMerge says what a refresh by changes has found, or why it has read everything.
+func (g *globals) printMerge(r jobs.Result) {
+	if r.Whole != "" {
+		g.printf("  whole     %s\n", r.Whole)
+	}
+	m := r.Merge
+	if m == nil {
+		return
+	}
+	g.printf("  changes   %s rows read anew (%d request(s)), %s replaced, %s deleted, %s copied; the dataset has %s rows\n", count(m.Written), m.Fetch.Requests,
+		count(m.Dropped-m.Deleted), count(m.Deleted), count(m.Copied), count(m.After))
+	if m.Partial {
+		g.printf("  note      by time of change: rows that are deleted, or leave the filter or the scope, are seen when everything is compared\n")
+	}
 }
 
 // printWindows lists what was read and why, a line for each window.

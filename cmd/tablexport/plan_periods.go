@@ -126,7 +126,11 @@ func refreshText(r *configs.Refresh) string {
 	case r.By == configs.ByChanges:
 		return "by changes"
 	case r.Every == "":
-		return "by " + r.By + ", " + time.Duration(r.Overlap).String() + " overlap"
+		text := "by " + r.By + ", " + time.Duration(r.Overlap).String() + " overlap"
+		if r.Sweep > 0 {
+			text += ", everything compared every " + time.Duration(r.Sweep).String()
+		}
+		return text
 	}
 	text := "by " + r.Every
 	if r.Keep > 0 {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/tablexport/tablexport/configs"
@@ -14,8 +13,11 @@ func refreshOf(r *configs.Refresh) (jobs.Refresh, error) {
 	if r == nil {
 		return jobs.Refresh{}, nil
 	}
-	if r.Every == "" {
-		return jobs.Refresh{}, fmt.Errorf("refresh by %s: not in this version", r.By)
+	switch {
+	case r.By == configs.ByChanges:
+		return jobs.Refresh{Mode: jobs.Changes}, nil
+	case r.Every == "":
+		return jobs.Refresh{Mode: jobs.Watermark, By: r.By, Overlap: time.Duration(r.Overlap), Sweep: time.Duration(r.Sweep)}, nil
 	}
 	calendar, err := window.New(window.Period(r.Every), r.Zone)
 	if err != nil {
