@@ -1,6 +1,7 @@
 package export
 
 import (
+	"slices"
 	"time"
 
 	"github.com/tablexport/tablexport/export/delta"
@@ -22,4 +23,19 @@ func (r *Refresh) marks(now time.Time) (out []delta.Action) {
 		out = append(out, delta.Action{Txn: &delta.Txn{AppID: r.spec.markID(name), Version: at.UnixMilli(), LastUpdated: now.UnixMilli()}})
 	}
 	return out
+}
+
+// Continues reports whether the dataset's rows are still those of the job's newest commit: others have rearranged files at most. After a
+// rollback, say, rows are older than a mark, which nobody takes back. Where the history is too short to tell, it is false.
+func (r *Refresh) Continues() bool {
+	for _, e := range r.base.Recent {
+		v := versionOf(e)
+		switch {
+		case v.Job == r.spec.Job && v.Run != "" && v.Operation != "RESTORE":
+			return true
+		case !slices.Contains([]string{"OPTIMIZE", "VACUUM START", "VACUUM END"}, v.Operation):
+			return false
+		}
+	}
+	return false
 }

@@ -343,6 +343,27 @@ func TestMarks(t *testing.T) {
 	if _, ok := r.Mark("sweep"); ok {
 		t.Error("a mark that nobody made")
 	}
+
+	// Who rearranges files leaves the rows as they are; whoever else commits does not.
+	for operation, want := range map[string]bool{"OPTIMIZE": true, "RESTORE": false, "DELETE": false} {
+		b := memstore.New()
+		loaded(t, b, 20)
+		d := Open(b, "t")
+		base, err := d.Snapshot(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.log.Commit(t.Context(), base, []delta.Action{{CommitInfo: delta.CommitInfo{"operation": operation}}}); err != nil {
+			t.Fatal(err)
+		}
+		r, err := d.Begin(t.Context(), mergeSpec(t, "third"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Continues() != want {
+			t.Errorf("%s: %v", operation, !want)
+		}
+	}
 }
 
 // Whatever operation of the store fails, and whether or not it took effect: the dataset is as before or as it must become, the run can

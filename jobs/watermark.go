@@ -17,7 +17,7 @@ import (
 // behind ours, and how long a transaction of the ERP may stay open, since a row is stamped when it is written and seen when that commits.
 //
 // It is published in the commit of the rows that it speaks of, as a mark of the dataset. A clock that was set back (a watermark in the
-// future) is answered with a full sweep.
+// future) is answered with a full sweep, and so is a dataset that was rolled back or changed by others: its rows may be older than the mark.
 
 // The marks.
 const (
@@ -72,6 +72,9 @@ func (x *run) since(c *merging, r *export.Refresh, marks map[string]time.Time) e
 		x.log.Warn("the watermark is in the future: the clock was set back; everything is compared", "watermark", at)
 		return nil
 	case every > 0 && now.Sub(swept) >= every:
+		return nil
+	case !r.Continues():
+		x.log.Warn("the dataset was changed by others since the watermark was published; everything is compared")
 		return nil
 	}
 	delete(marks, markSweep) // not this time

@@ -3,6 +3,8 @@
 //
 // The memory bars are part of it: at 1,000,000 rows of 20 columns the peak must be below 300 MiB, and at the largest size
 // not above 1.3 times that. Times are printed, never judged: they depend on the machine.
+//
+// Then, at the smallest size, a refresh by changes against one of the whole table, as ratios of requests, bytes and CPU seconds.
 package main
 
 import (
@@ -88,7 +90,14 @@ func bench(sizes string, page int, out string) error {
 			return err
 		}
 	}
-	return judge(results)
+	if err := judge(results); err != nil {
+		return err
+	}
+	rows, err := strconv.ParseInt(strings.TrimSpace(strings.Split(sizes, ",")[0]), 10, 64)
+	if err != nil {
+		return fmt.Errorf("-rows: %w", err)
+	}
+	return changes(binary, filepath.Join(dir, "changes"), rows, page)
 }
 
 func judge(results []result) error {
