@@ -169,8 +169,7 @@ func TestSliceRefusals(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := r.Slice(SliceSpec{Value: "2024-01"})
-	if err != nil {
+	if _, err := r.Slice(SliceSpec{Value: "2024-01"}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := r.Slice(SliceSpec{Value: "2024-01"}); err == nil {
@@ -188,7 +187,8 @@ func TestSliceRefusals(t *testing.T) {
 	if r, err = d.Begin(t.Context(), windowSpec(t, "r1")); err != nil {
 		t.Fatal(err)
 	}
-	if s, err = r.Slice(SliceSpec{Value: "2024-01"}); err != nil {
+	s, err := r.Slice(SliceSpec{Value: "2024-01"})
+	if err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Done(t.Context()); err == nil {

@@ -556,11 +556,10 @@ func (x *run) oneByOne(ctx context.Context, session *odata.Session, decision win
 	group.SetLimit(atOnce)
 	for i, item := range decision.Read {
 		group.Go(func() error {
-			if within.Err() != nil {
-				errs[i] = errNotBegun
-				return nil
+			errs[i] = errNotBegun
+			if within.Err() == nil {
+				errs[i] = x.guarded(func() error { return x.one(ctx, session, item, atOnce) })
 			}
-			errs[i] = x.guarded(func() error { return x.one(ctx, session, item, atOnce) })
 			switch Classify(errs[i]) {
 			case Credential, Scope, Config, Bug:
 				stop(errs[i])

@@ -75,7 +75,7 @@ func (d *decoder) setAside(a *Aside, key []string) {
 // salvage is called when a row could not be parsed, with the position where it begins. It puts a stand-in into the columns and returns the
 // position behind the row, or a negative one where d.err says why the row stays what it was.
 func (d *decoder) salvage(b []byte, start int) int {
-	cause, ok := d.err.(*DataError) //nolint:errorlint // set by us, never wrapped
+	cause, ok := d.err.(*DataError)
 	if !ok || cause.Column == "" {
 		return -1
 	}
@@ -83,7 +83,7 @@ func (d *decoder) salvage(b []byte, start int) int {
 	end := d.skip(b, start, false)
 	d.skimming = false
 	if end < 0 {
-		if _, unfit := d.err.(*DataError); unfit { //nolint:errorlint // set by us, never wrapped
+		if _, unfit := d.err.(*DataError); unfit {
 			d.err = cause
 		}
 		return -1 // needMore, or no JSON

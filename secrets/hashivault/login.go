@@ -39,7 +39,7 @@ type Certificate struct {
 }
 
 // serviceAccountToken is where Kubernetes puts the token of a pod's service account.
-const serviceAccountToken = "/var/run/secrets/kubernetes.io/serviceaccount/token" //nolint:gosec // a path
+const serviceAccountToken = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 
 // LoginEvent is one login to Vault, for an audit log.
 type LoginEvent struct {
@@ -300,7 +300,7 @@ func (v *Vault) keepAlive(g granted, generation int) (stop func()) {
 	go func() {
 		for {
 			select {
-			case <-watcher.DoneCh(): // nil or not: there is nothing more to be had of this token
+			case <-watcher.DoneCh(): //nolint:errcheck // nil or not: there is nothing more to be had of this token
 				v.loginMu.Lock()
 				defer v.loginMu.Unlock()
 				if v.session.generation == generation {
