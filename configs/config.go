@@ -28,6 +28,7 @@ type Config struct {
 	Jobs        map[string]Job      `yaml:"jobs" jsonschema_description:"The exports, by name."`
 	Sets        map[string][]string `yaml:"sets" jsonschema_description:"Jobs that are published together, by the name of the set: sales: [orders, order-lines]. Run one with: tablexport run --set sales."`
 	Audit       Audit               `yaml:"audit" jsonschema_description:"What becomes of the audit log: signed checkpoints, retention."`
+	Alerts      Alerts              `yaml:"alerts" jsonschema_description:"Who is told what, by tablexport serve."`
 	Serve       Serve               `yaml:"serve" jsonschema_description:"The long-running program: tablexport serve."`
 
 	// Path is the file that the configuration was read from; Dir its directory, which relative paths start at.

@@ -155,6 +155,7 @@ func (c *Config) applyDefaults() {
 	if k := c.Audit.Checkpoints; k != nil {
 		setDefault(&k.Path, "audit-checkpoints")
 	}
+	c.alertDefaults()
 	setDefault(&c.Serve.Listen, "127.0.0.1:8750")
 	setDefault(&c.Serve.Drain, Duration(2*time.Minute))
 	for name, i := range c.Instances {
@@ -200,7 +201,7 @@ func sortedKeys[V any](m map[string]V) []string {
 func later(key string) string {
 	parts := strings.Split(key, ".")
 	switch {
-	case len(parts) == 1 && slices.Contains([]string{"rotations", "policy", "alerts"}, key):
+	case len(parts) == 1 && slices.Contains([]string{"rotations", "policy"}, key):
 		return fmt.Sprintf("%s: is not in this version; remove it", key)
 	}
 	return ""

@@ -44,6 +44,7 @@ func (v *validator) validate() {
 	v.order()
 	v.audit()
 	v.serve()
+	v.alerts()
 }
 
 // oneOf reports a choice that was not made, or made more than once.

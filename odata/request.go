@@ -318,10 +318,10 @@ func (s *Session) exchange(outer context.Context, c *call) error {
 	resp, err := s.c.rt.RoundTrip(req)
 	header.Stop()
 	if err != nil {
-		s.c.counters.answered(0)
+		s.c.counters.answered(0, 0)
 		return s.broken(outer, ctx, c, err)
 	}
-	s.c.counters.answered(resp.StatusCode)
+	s.c.counters.answered(resp.StatusCode, time.Since(asked))
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		return s.refused(c, resp, secret, cancel)

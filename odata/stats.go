@@ -12,6 +12,7 @@ import (
 type Stats struct {
 	Requests map[int]int64 // answers by status; 0 = there was none
 	Waited   time.Duration // for a turn: for the limits of requests at once and per minute
+	Latency  time.Duration // of all answers together: from the request to the first byte of its answer
 	InFlight int           // requests under way, at most Options.Concurrency
 	Breaker  BreakerState
 }
@@ -31,15 +32,19 @@ type counters struct {
 	mu       sync.Mutex
 	requests map[int]int64
 	waited   time.Duration
+	latency  time.Duration
 }
 
-func (c *counters) answered(status int) {
+func (c *counters) answered(status int, took time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.requests == nil {
 		c.requests = map[int]int64{}
 	}
 	c.requests[status]++
+	if status != 0 {
+		c.latency += took
+	}
 }
 
 func (c *counters) wait(d time.Duration) {
@@ -52,7 +57,7 @@ func (c *counters) wait(d time.Duration) {
 func (c *Client) Stats() Stats {
 	c.counters.mu.Lock()
 	defer c.counters.mu.Unlock()
-	s := Stats{Requests: maps.Clone(c.counters.requests), Waited: c.counters.waited, InFlight: len(c.slots), Breaker: BreakerClosed}
+	s := Stats{Requests: maps.Clone(c.counters.requests), Waited: c.counters.waited, Latency: c.counters.latency, InFlight: len(c.slots), Breaker: BreakerClosed}
 	switch c.breaker.State() {
 	case gobreaker.StateOpen:
 		s.Breaker = BreakerOpen

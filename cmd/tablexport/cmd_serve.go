@@ -18,9 +18,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tablexport/tablexport/jobs"
+	"github.com/tablexport/tablexport/jobs/alert"
 	"github.com/tablexport/tablexport/jobs/ledger"
 	"github.com/tablexport/tablexport/jobs/schedule"
 	"github.com/tablexport/tablexport/jobs/status"
+	"github.com/tablexport/tablexport/odata"
 )
 
 func serveCommand(g *globals) *cobra.Command {
@@ -36,6 +38,8 @@ SIGTERM or Ctrl-C: nothing more is started, runs under way get the time of serve
 continued at the next start. SIGHUP reads the configuration again: a wrong one is refused as a whole and logged, and runs under
 way stay as they are.
 
+What goes wrong is told through alerts.channels: tablexport alerts test tries them.
+
 At serve.listen (default 127.0.0.1:8750): /healthz, /readyz and /metrics (Prometheus). Logs go to stderr, one JSON object per line.`,
 		Example: "  tablexport serve\n  tablexport serve -c /etc/tablexport/tablexport.yaml --state /var/lib/tablexport",
 		Args:    cobra.NoArgs,
@@ -49,6 +53,7 @@ type daemon struct {
 	metrics   *status.Metrics
 	scheduler *jobs.Scheduler
 	closing   atomic.Bool
+	watcher   *watcher
 
 	mu   sync.Mutex
 	app  *app // of the configuration in use
@@ -91,6 +96,11 @@ func (g *globals) serve(ctx context.Context) error {
 	source := status.Source{Ledger: l, Version: buildVersion(), Now: d.now, Closing: d.closing.Load}
 	d.metrics = status.NewMetrics(source)
 	d.metrics.Reloaded(true)
+	hush, err := d.watch(ctx, l)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	defer hush() // behind the clock: the ends of the last runs are told too
 	server := status.Server(status.Handler(source, d.metrics, d.log), d.log)
 	web := make(chan error, 1)
 	go func() { web <- server.Serve(listener) }()
@@ -113,6 +123,49 @@ func (g *globals) serve(ctx context.Context) error {
 	}
 	d.log.Info("ended", "error", err)
 	return err
+}
+
+// watch starts the alerts. What the desk cannot tell is logged.
+func (d *daemon) watch(ctx context.Context, l *ledger.Ledger) (stop func(), err error) {
+	desk := &alert.Desk{Channels: d.app.channels(), Store: alertStore(l), Repeat: time.Duration(d.app.cfg.Alerts.Repeat), Log: d.log, Sent: d.metrics.AlertSent}
+	// The ends of the last runs are told too, so the desk outlives ctx; what it cannot send then is tried once.
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	told, err := desk.Run(ctx)
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	d.watcher = &watcher{desk: desk, ledger: l, app: d.current, begun: time.Now(), parked: map[string]time.Time{}, stats: map[string][]odata.Stats{}}
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		minutes := time.NewTicker(time.Minute)
+		defer minutes.Stop()
+		for n := 0; ; n++ {
+			select {
+			case <-ctx.Done():
+				return
+			case now := <-minutes.C:
+				if _, places, err := d.scheduler.Standing(ctx); err == nil {
+					d.watcher.minute(ctx, now, places)
+				}
+				if n%60 != 0 {
+					continue
+				}
+				if keeper, err := d.current().keeper(); err == nil {
+					d.watcher.hour(ctx, now, keeper)
+				}
+			}
+		}
+	}()
+	return func() { cancel(); <-over; told() }, nil
+}
+
+// current is the app of the configuration in use.
+func (d *daemon) current() *app {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.app
 }
 
 // until waits for the clock's end, and reads the configuration again whenever it is asked to.
@@ -158,8 +211,8 @@ func (d *daemon) reload(ctx context.Context) error {
 		fresh.discard(old)
 		return err
 	}
-	if !reflect.DeepEqual(old.cfg.Serve, fresh.cfg.Serve) {
-		d.log.Warn("changes of serve: take effect at the next start of the program")
+	if !reflect.DeepEqual(old.cfg.Serve, fresh.cfg.Serve) || !reflect.DeepEqual(old.cfg.Alerts.Channels, fresh.cfg.Alerts.Channels) || old.cfg.Alerts.Repeat != fresh.cfg.Alerts.Repeat {
+		d.log.Warn("changes of serve and of the channels of alerts take effect at the next start of the program")
 	}
 	d.mu.Lock()
 	before := d.uses
@@ -256,6 +309,7 @@ func (d *daemon) observe(e jobs.Event) {
 		default:
 			state = ledger.Failed
 		}
+		d.watcher.runEnded(context.Background(), e)
 		d.metrics.RunEnded(e.Job.Name, state, string(e.Class), time.Duration(e.Result.Seconds*float64(time.Second)), e.Result.Version, e.Result.Rows, e.Result.Bytes)
 	case jobs.TickEnded:
 		d.metrics.TickEnded(e.Tick.Outcome, e.Tick.Count)
@@ -268,9 +322,7 @@ func (d *daemon) now(ctx context.Context) (map[string]status.Job, map[string]sta
 	if err != nil {
 		return nil, nil, err
 	}
-	d.mu.Lock()
-	a := d.app
-	d.mu.Unlock()
+	a := d.current()
 	all := make(map[string]status.Job, len(standing))
 	for name, s := range standing {
 		j := status.Job{Name: name, Description: s.Job.Description, Instance: s.Job.Instance, Table: s.Job.Table, Next: s.Next, Run: s.Run, Since: s.Since,

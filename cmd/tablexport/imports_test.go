@@ -39,6 +39,7 @@ var layers = []struct {
 	{"secrets/…", []string{"secrets/…"}},
 	{"jobs/schedule", nil},
 	{"jobs/ledger", nil},
+	{"jobs/alert", nil},
 	{"jobs/window", nil},
 	{"jobs/status", []string{"jobs/ledger", "jobs/schedule", "export", "odata/evidence"}},
 	{"jobs", []string{"odata", "odata/edm", "odata/evidence", "odata/extsort", "odata/filter", "odata/scope", "export", "export/delta", "export/parquet", "export/sets",

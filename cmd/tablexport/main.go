@@ -253,7 +253,7 @@ lost and that every row is inside the job's scope, and publishes the whole refre
 		return usagef("%w; see: %s --help", err, c.CommandPath())
 	})
 	root.AddCommand(
-		initCommand(g), checkCommand(g), tablesCommand(g), planCommand(g), runCommand(g), backfillCommand(g), runsCommand(g), scheduleCommand(g), serveCommand(g),
+		initCommand(g), checkCommand(g), tablesCommand(g), planCommand(g), runCommand(g), backfillCommand(g), runsCommand(g), scheduleCommand(g), serveCommand(g), alertsCommand(g),
 		datasetsCommand(g), tokensCommand(g), auditCommand(g), configCommand(g), simulateCommand(g), demoCommand(g), versionCommand(g),
 	)
 	root.SetIn(g.in)

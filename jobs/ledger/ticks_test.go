@@ -204,10 +204,14 @@ func TestOlderFile(t *testing.T) {
 	must(t, l.Close())
 	db, err := sql.Open("sqlite", path)
 	must(t, err)
-	down, err := os.ReadFile("migrations/00002_clock.sql")
-	must(t, err)
-	_, undo, _ := strings.Cut(string(down), "-- +goose Down")
-	_, err = db.ExecContext(t.Context(), undo+"DELETE FROM goose_db_version WHERE version_id>1")
+	for _, name := range []string{"00003_alerts.sql", "00002_clock.sql"} {
+		down, err := os.ReadFile(filepath.Join("migrations", name))
+		must(t, err)
+		_, undo, _ := strings.Cut(string(down), "-- +goose Down")
+		_, err = db.ExecContext(t.Context(), undo)
+		must(t, err)
+	}
+	_, err = db.ExecContext(t.Context(), "DELETE FROM goose_db_version WHERE version_id>1")
 	must(t, err)
 	must(t, db.Close())
 	l = open(t, path)
@@ -261,5 +265,31 @@ func TestKillTicks(t *testing.T) {
 	must(t, err)
 	if len(ticks) < last+1 || !ticks[0].At.Equal(clocks["j"].Upto) || !ticks[len(ticks)-1].At.Equal(begin) || int(ticks[0].At.Sub(begin).Minutes()) != len(ticks)-1 {
 		t.Errorf("%d ticks, %d were promised; clock at %v, newest tick %v", len(ticks), last+1, clocks["j"].Upto, ticks[0].At)
+	}
+}
+
+func TestAlertsAndVolume(t *testing.T) {
+	l := open(t, filepath.Join(t.TempDir(), "ledger.db"))
+	ctx := t.Context()
+	at := time.Date(2026, 11, 25, 5, 15, 0, 0, time.UTC)
+	must(t, l.SaveAlert(ctx, ledger.OpenAlert{Key: "b", Text: "{}", Told: at}))
+	must(t, l.SaveAlert(ctx, ledger.OpenAlert{Key: "a", Text: "{}", Told: at}))
+	must(t, l.SaveAlert(ctx, ledger.OpenAlert{Key: "b", Text: `{"x":1}`, Told: at.Add(time.Hour)}))
+	must(t, l.RemoveAlert(ctx, "a"))
+	got, err := l.Alerts(ctx)
+	if d := cmp.Diff([]ledger.OpenAlert{{Key: "b", Text: `{"x":1}`, Told: at.Add(time.Hour)}}, got); d != "" || err != nil {
+		t.Error(d, err)
+	}
+	for i := range 4 {
+		r := ledger.Run{ID: fmt.Sprint(i), Job: []string{"a", "b"}[i%2], Process: "p", Started: at.Add(time.Duration(i) * time.Hour)}
+		must(t, l.Start(ctx, r))
+		r.State, r.Requests, r.Ended = ledger.Succeeded, int64(10<<i), r.Started.Add(time.Minute)
+		must(t, l.Finish(ctx, r))
+	}
+	if n, err := l.Volume(ctx, []string{"a", "b"}, at.Add(time.Hour), at.Add(3*time.Hour)); err != nil || n != 20+40 {
+		t.Errorf("%d %v", n, err)
+	}
+	if n, err := l.Volume(ctx, []string{"b"}, at, at.Add(30*time.Hour)); err != nil || n != 20+80 {
+		t.Errorf("%d %v", n, err)
 	}
 }
