@@ -31,8 +31,13 @@ fuzz: ## Every fuzz target for FUZZTIME (5s) each
 	@.ci/fuzz.sh
 
 .PHONY: bench
-bench: ## Benchmarks
+bench: ## Benchmarks of the stations, and of whole runs up to ten million rows
 	@.ci/bench.sh
+
+.PHONY: bench-compare
+bench-compare: ## The same copy by DuckDB and by a naive program, in proportion
+	@.ci/tools.sh readers
+	@.ci/bench.sh --compare
 
 .PHONY: lint
 lint: ## golangci-lint, the layering included

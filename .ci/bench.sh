@@ -1,10 +1,17 @@
 #!/usr/bin/env bash
-# The benchmarks: micro-benchmarks of the stations, then whole runs as processes. Arguments go to the whole-process part,
-# e.g. .ci/bench.sh -rows 1000000
+# The benchmarks. Without arguments: micro-benchmarks of the stations, then whole runs as processes. With arguments, the whole-process
+# part alone:
+#
+#   .ci/bench.sh --compare    beside DuckDB and a naive program
+#   .ci/bench.sh --check      the short form: no ratio more than 15 % worse than in .ci/bench/recorded.json
+#   .ci/bench.sh --record     measures everything, 50 million rows included (an hour), and writes that file
+#   .ci/bench.sh -rows 1000000
 set -euo pipefail
 cd "$(dirname "$0")/.."
-echo "== stations (go test -bench)"
-go test -run '^$' -bench . -benchtime "${BENCHTIME:-2s}" ./odata ./odata/scope ./export/parquet ./jobs/ledger ./jobs/schedule
-echo
-echo "== whole runs"
+if [ $# -eq 0 ]; then
+  echo "== stations (go test -bench)"
+  go test -run '^$' -bench . -benchtime "${BENCHTIME:-2s}" ./odata ./odata/scope ./export/parquet
+  echo
+  echo "== whole runs"
+fi
 go run ./.ci/bench "$@"

@@ -44,7 +44,7 @@ formatted() {
 nested() {
   local module program
   for program in .ci/*/main.go; do
-    [ -e "${program%main.go}go.mod" ] || go vet "$program" || return
+    [ -e "${program%main.go}go.mod" ] || go vet "./${program%/main.go}" || return
   done
   find . -mindepth 2 -name go.mod -not -path './.git/*' | while read -r module; do
     echo "${module%/go.mod}"

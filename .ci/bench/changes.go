@@ -39,8 +39,8 @@ jobs:
     refresh: {by: changes}
 `
 
-// cost is what a run has cost the instance and this machine.
-type cost struct {
+// changeCost is what a run has cost the instance and this machine.
+type changeCost struct {
 	requests, bytes int64
 	cpu             time.Duration
 	peak            float64 // MiB
@@ -77,7 +77,7 @@ func changes(binary, dir string, rows int64, page int) error {
 	if err := stage.Run(); err != nil {
 		return fmt.Errorf("stage: %w", err)
 	}
-	whole, err := measured(ctx, binary, dir, server)
+	whole, err := changeRun(ctx, binary, dir, server)
 	if err != nil {
 		return err
 	}
@@ -85,7 +85,7 @@ func changes(binary, dir string, rows int64, page int) error {
 	if _, err := server.Update("Crm_Sales_Order_Lines", n); err != nil {
 		return err
 	}
-	merge, err := measured(ctx, binary, dir, server)
+	merge, err := changeRun(ctx, binary, dir, server)
 	if err != nil {
 		return err
 	}
@@ -96,7 +96,7 @@ func changes(binary, dir string, rows int64, page int) error {
 	fmt.Printf("%-12s %10s %12s %10s %10s %10s\n", "", "requests", "MiB of JSON", "CPU s", "seconds", "peak MiB")
 	for _, line := range []struct {
 		name string
-		c    cost
+		c    changeCost
 	}{{"whole", whole}, {"by changes", merge}} {
 		c := line.c
 		fmt.Printf("%-12s %10d %12.1f %10.2f %10.1f %10.0f\n", line.name, c.requests, float64(c.bytes)/(1<<20), c.cpu.Seconds(), c.seconds, c.peak)
@@ -111,7 +111,7 @@ func changes(binary, dir string, rows int64, page int) error {
 }
 
 // measured is one run.
-func measured(ctx context.Context, binary, dir string, server *sim.Server) (c cost, err error) {
+func changeRun(ctx context.Context, binary, dir string, server *sim.Server) (c changeCost, err error) {
 	before := server.Stats()
 	run := exec.CommandContext(ctx, binary, "-c", filepath.Join(dir, "tablexport.yaml"), "run", "lines", "--json")
 	run.Stderr = os.Stderr

@@ -1,14 +1,17 @@
-// Command bench measures a whole `tablexport run` as a process of its own, against a simulator in another process:
-// rows per second, CPU seconds per million rows, and peak memory, at several table sizes in one run.
+// Command bench measures `tablexport run` as a process of its own, beside others that get the same bytes.
 //
-// The memory bars are part of it: at 1,000,000 rows of 20 columns the peak must be below 300 MiB, and at the largest size
-// not above 1.3 times that. Times are printed, never judged: they depend on the machine.
+//	go run ./.ci/bench             whole runs: memory by table size, page size and columns; start-up and plan; a refresh by changes
+//	go run ./.ci/bench -compare    the same work by DuckDB and by a naive program, and the stations of the road
+//	go run ./.ci/bench -check      the short form: ratios against the recorded ones, as CI does it
+//	go run ./.ci/bench -record     all of it, and 50 million rows; writes recorded.json
 //
-// Then, at the smallest size, a refresh by changes against one of the whole table, as ratios of requests, bytes and CPU seconds.
+// What is judged is never a time. Processor seconds (user and system) of whole processes are set in proportion to those of other
+// processes in the same round, programs take turns, and the median of the rounds counts: that holds on a busy machine, too. Peak memory is
+// what the system says of a process.
 package main
 
 import (
-	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,188 +19,182 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
-	"syscall"
-	"time"
 )
 
-const (
-	maxRSS      = 300 << 20 // bytes at the smallest size
-	maxRSSRatio = 1.3       // largest size against the smallest
-)
-
-// result is one measured run.
-type result struct {
-	Rows       int64   `json:"rows"`
-	Seconds    float64 `json:"seconds"`
-	RowsPerSec float64 `json:"rowsPerSecond"`
-	CPUPerM    float64 `json:"cpuSecondsPerMillionRows"`
-	PeakMiB    float64 `json:"peakMiB"`
-	OutMiB     float64 `json:"publishedMiB"`
-	RSSRatio   float64 `json:"peakRatio"` // against the first size
+// options are the flags.
+type options struct {
+	compare, check, record bool
+	sizes                  string
+	page, rounds           int
+	rows, wide             int64
+	out, recorded          string
+	keep                   string
 }
 
 func main() {
-	sizes := flag.String("rows", "1000000,10000000", "table sizes, comma-separated")
-	page := flag.Int("page", 10_000, "rows of a page")
-	out := flag.String("json", "", "write the results to this file too")
+	if len(os.Args) > 1 && os.Args[1] == "station" {
+		exit(station(os.Args[2:]))
+	}
+	var o options
+	flag.BoolVar(&o.compare, "compare", false, "compare with DuckDB and the naive program")
+	flag.BoolVar(&o.check, "check", false, "the short form: fail when a ratio is more than 15 % worse than the recorded one")
+	flag.BoolVar(&o.record, "record", false, "measure everything and write the file of recorded ratios")
+	flag.StringVar(&o.sizes, "rows", "1000000,10000000", "table sizes of the whole runs, comma-separated")
+	flag.IntVar(&o.page, "page", 10_000, "rows of a page")
+	flag.IntVar(&o.rounds, "rounds", 5, "rounds of a comparison")
+	flag.Int64Var(&o.rows, "compare-rows", 500_000, "rows of a comparison with 20 columns")
+	flag.Int64Var(&o.wide, "compare-wide", 200_000, "rows of a comparison with 60 columns")
+	flag.StringVar(&o.out, "json", "", "write the results to this file too")
+	flag.StringVar(&o.recorded, "recorded", ".ci/bench/recorded.json", "the recorded ratios")
+	flag.StringVar(&o.keep, "dir", "", "work in this directory (default: a temporary one)")
 	flag.Parse()
-	if err := bench(*sizes, *page, *out); err != nil {
+	exit(bench(o))
+}
+
+func exit(err error) {
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
+	os.Exit(0)
 }
 
-func bench(sizes string, page int, out string) error {
-	dir, err := os.MkdirTemp("", "tablexport-bench-")
+// report is what is written as JSON.
+type report struct {
+	Machine     machine            `json:"machine"`
+	Decode      float64            `json:"decodeTimesValid,omitempty"` // throughput of the decoder, in that of encoding/json.Valid
+	Short       map[string]float64 `json:"short,omitempty"`            // the ratios that CI compares with; smaller is better
+	Comparisons []comparison       `json:"comparisons,omitempty"`
+	Runs        []wholeRun         `json:"runs,omitempty"`
+	Small       map[string]cost    `json:"small,omitempty"` // start-up and plan
+}
+
+// tools are the programs that were built.
+type tools struct {
+	dir, tablexport, self, naive, python string
+}
+
+func bench(o options) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	dir, err := os.MkdirTemp(o.keep, "tablexport-bench-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	binary := filepath.Join(dir, "tablexport")
-	build := exec.Command("go", "build", "-o", binary, "./cmd/tablexport")
-	build.Stderr = os.Stderr
-	if err := build.Run(); err != nil {
-		return fmt.Errorf("build: %w", err)
-	}
-	fmt.Printf("machine: %s/%s, %d CPUs, %s; simulator in a process of its own, loopback HTTP, local directory\n", runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), runtime.Version())
-	fmt.Printf("table: 20 columns of Crm_Sales_Order_Lines, pages of %d rows, scope checked on every row, one Delta commit\n\n", page)
-	fmt.Printf("%12s %10s %12s %14s %10s %12s %10s\n", "rows", "seconds", "rows/s", "CPU s/M rows", "peak MiB", "written MiB", "peak ratio")
-	var results []result
-	for text := range strings.SplitSeq(sizes, ",") {
-		rows, err := strconv.ParseInt(strings.TrimSpace(text), 10, 64)
-		if err != nil {
-			return fmt.Errorf("-rows: %w", err)
-		}
-		r, err := one(binary, filepath.Join(dir, text), rows, page)
-		if err != nil {
-			return err
-		}
-		results = append(results, r)
-		last := &results[len(results)-1]
-		last.RSSRatio = last.PeakMiB / results[0].PeakMiB
-		fmt.Printf("%12d %10.1f %12.0f %14.2f %10.0f %12.1f %10.2f\n", r.Rows, r.Seconds, r.RowsPerSec, r.CPUPerM, r.PeakMiB, r.OutMiB, last.RSSRatio)
-	}
-	if out != "" {
-		text, err := json.MarshalIndent(results, "", "  ")
-		if err != nil {
-			return err
-		}
-		if err := os.WriteFile(out, append(text, '\n'), 0o644); err != nil {
-			return err
-		}
-	}
-	if err := judge(results); err != nil {
+	t, err := newTools(dir)
+	if err != nil {
 		return err
 	}
-	rows, err := strconv.ParseInt(strings.TrimSpace(strings.Split(sizes, ",")[0]), 10, 64)
-	if err != nil {
-		return fmt.Errorf("-rows: %w", err)
+	r := report{Machine: describe()}
+	fmt.Printf("machine: %s\n", r.Machine)
+	switch {
+	case o.check:
+		return t.checkShort(ctx, o.recorded)
+	case o.compare:
+		err = t.compareAll(ctx, o, &r)
+	case o.record:
+		if r.Short, err = t.short(ctx, 5); err == nil {
+			err = t.compareAll(ctx, o, &r)
+		}
+		if err == nil {
+			o.sizes += ",50000000"
+			err = t.wholeRuns(ctx, o, &r)
+		}
+		if o.out == "" {
+			o.out = o.recorded
+		}
+	default:
+		if err = t.wholeRuns(ctx, o, &r); err == nil {
+			err = changes(t.tablexport, filepath.Join(dir, "changes"), 1_000_000, o.page)
+		}
 	}
-	return changes(binary, filepath.Join(dir, "changes"), rows, page)
+	if o.out != "" && (err == nil || errors.As(err, new(missed))) {
+		text, merr := json.MarshalIndent(r, "", "  ")
+		if merr == nil {
+			merr = os.WriteFile(o.out, append(text, '\n'), 0o644)
+		}
+		err = errors.Join(err, merr)
+	}
+	return err
 }
 
-func judge(results []result) error {
-	first, last := results[0], results[len(results)-1]
-	if first.PeakMiB > maxRSS>>20 {
-		return fmt.Errorf("peak memory at %d rows is %.0f MiB, above %d", first.Rows, first.PeakMiB, maxRSS>>20)
+// missed are bars that do not hold.
+type missed []string
+
+func (m missed) Error() string { return "bars that do not hold:\n  " + strings.Join(m, "\n  ") }
+
+func newTools(dir string) (tools, error) {
+	t := tools{dir: dir, tablexport: filepath.Join(dir, "tablexport"), naive: filepath.Join(dir, "naive")}
+	var err error
+	if t.self, err = os.Executable(); err != nil {
+		return t, err
 	}
-	if last.RSSRatio > maxRSSRatio {
-		return fmt.Errorf("peak memory at %d rows is %.2f times that at %d rows, above %.1f", last.Rows, last.RSSRatio, first.Rows, maxRSSRatio)
+	if err := build(t.tablexport, "./cmd/tablexport"); err != nil {
+		return t, err
 	}
-	fmt.Printf("\nmemory bars hold: %.0f MiB ≤ %d MiB, ratio %.2f ≤ %.1f\n", first.PeakMiB, maxRSS>>20, last.RSSRatio, maxRSSRatio)
-	return nil
+	cmd := exec.Command("go", "build", "-o", t.naive, ".")
+	cmd.Dir, cmd.Stderr = ".ci/bench/naive", os.Stderr
+	if err := cmd.Run(); err != nil {
+		return t, fmt.Errorf("build the naive program: %w", err)
+	}
+	cache, err := exec.Command(".ci/tools.sh", "--dir").Output()
+	if err != nil {
+		return t, err
+	}
+	t.python = filepath.Join(strings.TrimSpace(string(cache)), "venv/bin/python")
+	if _, err := os.Stat(t.python); err != nil {
+		t.python = ""
+	}
+	return t, nil
 }
 
-const config = `environment: sandbox
-secrets: {file: {path: ./secrets.age}}
-instances: {sim: {url: %q, token: bench/reader, requests_per_minute: 100000}}
-stores: {lake: {file: {path: ./lake}}}
-scopes: {lines: {where: "Sales_Order_Line_Id ge 00000000-0000-0000-0000-000000000000"}}
-jobs:
-  lines:
-    instance: sim
-    table: Crm_Sales_Order_Lines
-    select: [Sales_Order_Line_Id, Sales_Order_Id, Line_No, Product_Id, Product_Description, Quantity, Quantity_Base, Quantity_Unit_Id, Unit_Price,
-      Line_Amount, Line_Store_Id, Line_Deal_Type_Id, Line_Discount_Id, Line_Standard_Discount_Percent, Line_Custom_Discount_Percent,
-      Required_Delivery_Date, Lot_Id, Notes, Tax_Amount, Intrastat_Apply_Date]
-    scope: lines
-    store: lake
-    path: lines
-    paging: {page_size: %d}
-`
-
-// one measures one run at one size.
-func one(binary, dir string, rows int64, page int) (result, error) {
-	if err := os.MkdirAll(dir, 0o750); err != nil {
-		return result{}, err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
-	defer cancel()
-	url, token, stop, err := simulator(ctx, binary, rows)
-	if err != nil {
-		return result{}, err
-	}
-	defer stop()
-	if err := os.WriteFile(filepath.Join(dir, "tablexport.yaml"), fmt.Appendf(nil, config, url, page), 0o640); err != nil {
-		return result{}, err
-	}
-	stage := exec.CommandContext(ctx, binary, "-c", filepath.Join(dir, "tablexport.yaml"), "tokens", "stage", "bench/reader", "--activate")
-	stage.Stdin, stage.Stderr = strings.NewReader(token), os.Stderr
-	if err := stage.Run(); err != nil {
-		return result{}, fmt.Errorf("stage: %w", err)
-	}
-	run := exec.CommandContext(ctx, binary, "-c", filepath.Join(dir, "tablexport.yaml"), "run", "lines", "--json")
-	run.Stderr = os.Stderr
-	started := time.Now()
-	text, err := run.Output()
-	if err != nil {
-		return result{}, fmt.Errorf("run: %w", err)
-	}
-	seconds := time.Since(started).Seconds()
-	var report struct{ Rows, Bytes int64 }
-	if err := json.Unmarshal(text, &report); err != nil {
-		return result{}, err
-	}
-	if report.Rows != rows {
-		return result{}, fmt.Errorf("%d rows were published, %d are there", report.Rows, rows)
-	}
-	usage, ok := run.ProcessState.SysUsage().(*syscall.Rusage)
-	if !ok {
-		return result{}, errors.New("this system does not tell a process's memory")
-	}
-	cpu := run.ProcessState.UserTime() + run.ProcessState.SystemTime()
-	return result{Rows: rows, Seconds: seconds, RowsPerSec: float64(rows) / seconds, CPUPerM: cpu.Seconds() / float64(rows) * 1e6,
-		PeakMiB: float64(usage.Maxrss) / 1024, OutMiB: float64(report.Bytes) / (1 << 20)}, nil
+// machine is where it was measured.
+type machine struct {
+	OS, Arch, CPU string
+	CPUs          int
+	Go            string
+	Load          string `json:"loadAverage"`
 }
 
-// simulator starts the simulator as a process and waits until it answers.
-func simulator(ctx context.Context, binary string, rows int64) (url, token string, stop func(), err error) {
-	cmd := exec.CommandContext(ctx, binary, "simulate", "--json", "--listen", "127.0.0.1:0", "--rows", fmt.Sprintf("Crm_Sales_Order_Lines=%d", rows))
+func (m machine) String() string {
+	return fmt.Sprintf("%s/%s, %d × %s, %s, load %s; loopback HTTP, local directory", m.OS, m.Arch, m.CPUs, m.CPU, m.Go, m.Load)
+}
+
+func describe() machine {
+	m := machine{OS: runtime.GOOS, Arch: runtime.GOARCH, CPUs: runtime.NumCPU(), CPU: "?", Go: runtime.Version(), Load: "?"}
+	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		for line := range bytes.Lines(text) {
+			if name, value, ok := strings.Cut(string(line), ":"); ok && strings.TrimSpace(name) == "model name" {
+				m.CPU = strings.TrimSpace(value)
+				break
+			}
+		}
+	}
+	if text, err := os.ReadFile("/proc/loadavg"); err == nil {
+		m.Load, _, _ = strings.Cut(string(text), " ")
+	}
+	return m
+}
+
+// decodeRatio is what BenchmarkDecode of package odata says: how many times the throughput of encoding/json.Valid the decoder has.
+func decodeRatio(ctx context.Context, rounds int) (float64, error) {
+	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", "^BenchmarkDecode$", "-benchtime", strconv.Itoa(3*rounds)+"x", "./odata")
 	cmd.Stderr = os.Stderr
-	pipe, err := cmd.StdoutPipe()
+	out, err := cmd.Output()
 	if err != nil {
-		return "", "", nil, err
+		return 0, fmt.Errorf("BenchmarkDecode: %w\n%s", err, out)
 	}
-	if err := cmd.Start(); err != nil {
-		return "", "", nil, err
+	fields := strings.Fields(string(out))
+	for i, f := range fields {
+		if f == "xValid" && i > 0 {
+			return strconv.ParseFloat(fields[i-1], 64)
+		}
 	}
-	stop = func() {
-		_ = cmd.Process.Signal(os.Interrupt)
-		_ = cmd.Wait()
-	}
-	line, err := bufio.NewReader(pipe).ReadBytes('\n')
-	if err != nil {
-		stop()
-		return "", "", nil, fmt.Errorf("simulator: %w", err)
-	}
-	var said struct{ URL, Token string }
-	if err := json.Unmarshal(line, &said); err != nil {
-		stop()
-		return "", "", nil, fmt.Errorf("simulator: %w", err)
-	}
-	return said.URL, said.Token, stop, nil
+	return 0, fmt.Errorf("BenchmarkDecode reports no xValid:\n%s", out)
 }
