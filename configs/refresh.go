@@ -139,7 +139,7 @@ func (v *validator) sets() {
 		if len(members) == 0 {
 			v.at(key, "the set has no members", "name its jobs: [orders, order-lines]")
 		}
-		seen, store := map[string]bool{}, ""
+		seen := map[string]bool{}
 		for i, member := range members {
 			at := fmt.Sprintf("%s[%d]", key, i)
 			if seen[member] {
@@ -147,14 +147,8 @@ func (v *validator) sets() {
 				continue
 			}
 			seen[member] = true
-			job, ok := v.Jobs[member]
-			switch {
-			case !ok:
+			if _, ok := v.Jobs[member]; !ok {
 				v.reference(at, member, "job", names)
-			case store != "" && job.Store != store:
-				v.at(at, "the job publishes to another store than those before it", "a set lies in one store: give its jobs the same")
-			default:
-				store = job.Store
 			}
 		}
 	}

@@ -31,6 +31,15 @@ func (d *Dataset) MissingFiles(ctx context.Context, version int64) ([]string, er
 	return missing, nil
 }
 
+// FilesAt returns the files of a version, sorted by key.
+func (d *Dataset) FilesAt(ctx context.Context, version int64) ([]LiveFile, error) {
+	s, err := d.log.SnapshotAt(ctx, version)
+	if err != nil {
+		return nil, err
+	}
+	return d.files(s)
+}
+
 // RowsOf is how many rows the files of a snapshot hold, as its log says.
 func (d *Dataset) RowsOf(s *delta.Snapshot) (int64, error) {
 	files, err := d.files(s)

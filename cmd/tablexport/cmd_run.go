@@ -19,6 +19,7 @@ type runOptions struct {
 	acceptSchema bool
 	lowMemory    bool
 	parallel     int
+	set          string
 }
 
 func runCommand(g *globals) *cobra.Command {
@@ -34,7 +35,8 @@ inside its scope, and publishes the new version at once. If anything is wrong, t
 When several jobs are named, one that fails does not stop the others; the exit code is that of the first failure.`,
 		Example: `  tablexport run order-lines
   tablexport run --all --json
-  tablexport run order-lines --accept-schema    # publish although columns went or changed type`,
+  tablexport run order-lines --accept-schema    # publish although columns went or changed type
+  tablexport run --set sales                    # the jobs of a set, published together`,
 		ValidArgsFunction: g.completeJobs,
 		RunE: func(c *cobra.Command, args []string) error {
 			return g.run(c.Context(), args, o)
@@ -43,6 +45,7 @@ When several jobs are named, one that fails does not stop the others; the exit c
 	c.Flags().BoolVar(&o.all, "all", false, "run every job of the configuration")
 	c.Flags().BoolVar(&o.acceptSchema, "accept-schema", false, "publish although columns went, changed type or became stricter")
 	c.Flags().BoolVar(&o.lowMemory, "low-memory", false, "smaller row groups, and nothing is read ahead: slower, for small machines")
+	c.Flags().StringVar(&o.set, "set", "", "run the jobs of a `set` and publish them together: see tablexport sets --help")
 	c.Flags().IntVar(&o.parallel, "parallel", 1, "`jobs` at the same time; the instance's own limits hold all the same")
 	return c
 }
@@ -53,6 +56,12 @@ func (g *globals) run(ctx context.Context, args []string, o runOptions) error {
 		return err
 	}
 	defer a.close()
+	if o.set != "" {
+		if len(args) > 0 || o.all {
+			return usagef("--set runs the jobs of a set, one by one: name no jobs beside it")
+		}
+		return a.runSet(ctx, o.set, o)
+	}
 	names, err := a.jobNames(args, o.all)
 	if err != nil {
 		return err

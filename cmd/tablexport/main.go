@@ -254,7 +254,7 @@ lost and that every row is inside the job's scope, and publishes the whole refre
 	})
 	root.AddCommand(
 		initCommand(g), checkCommand(g), tablesCommand(g), planCommand(g), runCommand(g), backfillCommand(g), runsCommand(g), scheduleCommand(g), serveCommand(g), alertsCommand(g),
-		datasetsCommand(g), tokensCommand(g), auditCommand(g), configCommand(g), simulateCommand(g), demoCommand(g), versionCommand(g),
+		datasetsCommand(g), setsCommand(g), tokensCommand(g), auditCommand(g), configCommand(g), simulateCommand(g), demoCommand(g), versionCommand(g),
 	)
 	root.SetIn(g.in)
 	root.SetOut(g.out)
