@@ -22,6 +22,7 @@ const (
 type Config struct {
 	Environment string              `yaml:"environment" jsonschema:"required,enum=production,enum=sandbox" jsonschema_description:"The environment that this file is for. Tokens are bound to one; plain http to loopback addresses is allowed in sandbox only."`
 	Secrets     Secrets             `yaml:"secrets" jsonschema:"required" jsonschema_description:"Where tokens are kept: exactly one of vault and file."`
+	Policy      Policy              `yaml:"policy" jsonschema_description:"What tokens must be like; tablexport policy check explains each verdict."`
 	Instances   map[string]Instance `yaml:"instances" jsonschema:"required" jsonschema_description:"The ERP instances, by a name of your choice."`
 	Stores      map[string]Store    `yaml:"stores" jsonschema:"required" jsonschema_description:"The places where datasets are published, by name."`
 	Scopes      map[string]Scope    `yaml:"scopes" jsonschema:"required" jsonschema_description:"Row-level scopes, by name: what a job may see."`
@@ -84,6 +85,7 @@ type Instance struct {
 	URL               string   `yaml:"url" jsonschema:"required,format=uri" jsonschema_description:"https://acme.my.erp.net. The Table API site is discovered from it."`
 	Token             string   `yaml:"token" jsonschema:"required" jsonschema_description:"Name of the token in the vault, e.g. bi/acme-reader. Never the token itself."`
 	Auth              Auth     `yaml:"auth" jsonschema_description:"How the token is used. Default: a service access token, sent as Authorization: Bearer."`
+	Application       App      `yaml:"application" jsonschema_description:"The trusted application that the token belongs to, for tokens request and tokens report."`
 	TableAPI          string   `yaml:"table_api" jsonschema:"format=uri" jsonschema_description:"Base address of the Table API, if it must not be discovered. May be on another host than url; the token is bound to that host then."`
 	Concurrency       int      `yaml:"concurrency" jsonschema:"minimum=1,maximum=16,default=2" jsonschema_description:"Requests in flight at once. ERP.net allows 2 by default."`
 	RequestsPerMinute int      `yaml:"requests_per_minute" jsonschema:"minimum=1,maximum=100000,default=600" jsonschema_description:"Requests started per minute at most."`

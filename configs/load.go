@@ -158,7 +158,15 @@ func (c *Config) applyDefaults() {
 	c.alertDefaults()
 	setDefault(&c.Serve.Listen, "127.0.0.1:8750")
 	setDefault(&c.Serve.Drain, Duration(2*time.Minute))
+	setDefault(&c.Policy.MaxLifeDays, 400)
+	setDefault(&c.Policy.UnusedDays, 30)
+	if len(c.Policy.Scopes) == 0 {
+		c.Policy.Scopes = []string{"read"}
+	}
 	for name, i := range c.Instances {
+		if i.Application.URI != "" {
+			setDefault(&i.Application.Name, i.Application.URI)
+		}
 		setDefault(&i.Concurrency, 2)
 		setDefault(&i.RequestsPerMinute, 600)
 		setDefault(&i.Encoding, "auto")

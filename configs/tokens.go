@@ -2,6 +2,7 @@ package configs
 
 import (
 	"fmt"
+	"net/url"
 	"path"
 	"regexp"
 	"strings"
@@ -122,4 +123,61 @@ func (v *validator) auth(key string, i Instance) {
 			v.at(at, "a token with this scope can write", "ask for read alone, or write allow_update: true beside it")
 		}
 	}
+}
+
+// Policy is what tokens must be like.
+type Policy struct {
+	Hosts         []string `yaml:"hosts" jsonschema_description:"Hosts that tokens may be sent to, e.g. acme.my.erp.net or *.my.erp.net. Instances elsewhere are refused. Default: those of the instances."`
+	MaxAgeDays    int      `yaml:"max_age_days" jsonschema:"minimum=1,maximum=3650" jsonschema_description:"How old an active token may be, in days since it was staged."`
+	Scopes        []string `yaml:"scopes" jsonschema_description:"Scopes that tokens may carry. Default: [read]."`
+	RequireExpiry bool     `yaml:"require_expiry" jsonschema_description:"true: a token without an expiry is a violation. Seen where the instance lets its tokens be read."`
+	MaxLifeDays   int      `yaml:"max_life_days" jsonschema:"minimum=1,maximum=3650,default=400" jsonschema_description:"How long a token may be good for, in days from its creation to its expiry."`
+	UnusedDays    int      `yaml:"unused_days" jsonschema:"minimum=1,maximum=3650,default=30" jsonschema_description:"A token that was not used for so many days is reported."`
+}
+
+// App is a trusted application of an instance.
+type App struct {
+	URI         string `yaml:"uri" jsonschema_description:"Its URI, e.g. acme.example/bi."`
+	Name        string `yaml:"name" jsonschema_description:"Its name for people. Default: the URI."`
+	RedirectURI string `yaml:"redirect_uri" jsonschema:"format=uri" jsonschema_description:"https address that receives the lifecycle event which delivers a new token."`
+}
+
+var hostPattern = regexp.MustCompile(`^(\*\.)?[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?$`)
+
+func (v *validator) policy() {
+	for n, h := range v.Policy.Hosts {
+		if !hostPattern.MatchString(h) {
+			v.at(fmt.Sprintf("policy.hosts[%d]", n), "not a host", "write it like acme.my.erp.net or *.my.erp.net, in lower case, without https://")
+		}
+	}
+	for n, s := range v.Policy.Scopes {
+		if s == "" || strings.ContainsAny(s, " \t\"\\") {
+			v.at(fmt.Sprintf("policy.scopes[%d]", n), "not a scope", "write one such as read")
+		}
+	}
+	for _, name := range sortedKeys(v.Instances) {
+		i := v.Instances[name]
+		if i.Application.RedirectURI != "" {
+			v.address("instances."+name+".application.redirect_uri", i.Application.RedirectURI, "https://bi.acme.example/events", false)
+		}
+		for _, address := range []string{i.URL, i.TableAPI} {
+			u, err := url.Parse(address)
+			if err == nil && u.Host != "" && !v.Policy.Allows(u.Host) {
+				v.at("instances."+name, fmt.Sprintf("the policy does not let tokens be sent to %s", u.Host), "add it to policy.hosts, or remove the instance")
+			}
+		}
+	}
+}
+
+// Allows says whether tokens may be sent to host[:port].
+func (p Policy) Allows(host string) bool {
+	host = strings.ToLower(host)
+	bare := strings.TrimSuffix(host, ":443")
+	for _, pattern := range p.Hosts {
+		below, wild := strings.CutPrefix(pattern, "*")
+		if pattern == host || pattern == bare || wild && strings.HasSuffix(bare, below) && len(bare) > len(below) {
+			return true
+		}
+	}
+	return len(p.Hosts) == 0
 }

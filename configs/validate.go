@@ -27,6 +27,7 @@ func (v *validator) at(key, text, hint string) {
 
 func (v *validator) validate() {
 	v.secrets()
+	v.policy()
 	for _, name := range sortedKeys(v.Instances) {
 		v.instance("instances."+name, v.Instances[name])
 	}

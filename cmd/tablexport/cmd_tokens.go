@@ -45,7 +45,7 @@ which other users of the machine and the shell's history would see. It is proven
 	}
 	stage.Flags().BoolVar(&activate, "activate", false, "verify it, and make it the current one at once")
 	stage.Flags().StringVar(&instance, "instance", "", "the instance that the token is for, if several use the name")
-	c.AddCommand(stage, tokensVerifyCommand(g), tokensRejectCommand(g), tokensRetireCommand(g), tokensRotateCommand(g), &cobra.Command{
+	c.AddCommand(stage, tokensVerifyCommand(g), tokensRejectCommand(g), tokensRetireCommand(g), tokensRotateCommand(g), tokensRequestCommand(g), tokensReportCommand(g), &cobra.Command{
 		Use:   "activate NAME VERSION",
 		Short: "Make a verified version the current one",
 		Long: `Make a verified version the current one, or go back to the one before, as long as it has not been retired.

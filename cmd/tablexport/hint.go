@@ -38,11 +38,14 @@ func hintFor(err error) string {
 	var broken *brokenAuditError
 	var hinted *hintedError
 	var unproven *unprovenError
+	var policy *policyError
 	var credential *odata.CredentialError
 	var change *export.SchemaChange
 	var published *jobs.PublishedError
 	var unresolved *delta.Unresolved
 	switch {
+	case errors.As(err, &policy):
+		return "rotate old tokens with: tablexport tokens rotate NAME --stage-from stdin"
 	case errors.As(err, &usage), errors.As(err, &problems), errors.As(err, &damaged), errors.As(err, &broken):
 		return "" // they say it themselves
 	case errors.As(err, &hinted):

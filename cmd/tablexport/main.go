@@ -155,10 +155,11 @@ func meaning(err error) (jobs.Class, int) {
 	var damaged *damagedError
 	var broken *brokenAuditError
 	var unproven *unprovenError
+	var policy *policyError
 	switch {
 	case errors.As(err, &usage):
 		return classUsage, exitUsage
-	case errors.As(err, &unproven):
+	case errors.As(err, &unproven), errors.As(err, &policy):
 		return jobs.Credential, exitCredential
 	case errors.As(err, &damaged), errors.As(err, &broken):
 		return jobs.Data, exitData
@@ -254,7 +255,7 @@ lost and that every row is inside the job's scope, and publishes the whole refre
 	})
 	root.AddCommand(
 		initCommand(g), checkCommand(g), tablesCommand(g), planCommand(g), runCommand(g), backfillCommand(g), runsCommand(g), scheduleCommand(g), serveCommand(g), alertsCommand(g),
-		datasetsCommand(g), setsCommand(g), tokensCommand(g), auditCommand(g), configCommand(g), simulateCommand(g), demoCommand(g), versionCommand(g),
+		datasetsCommand(g), setsCommand(g), tokensCommand(g), policyCommand(g), auditCommand(g), configCommand(g), simulateCommand(g), demoCommand(g), versionCommand(g),
 	)
 	root.SetIn(g.in)
 	root.SetOut(g.out)

@@ -1,0 +1,225 @@
+package main
+
+import (
+	"crypto"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/parquet-go/parquet-go"
+
+	"github.com/tablexport/tablexport/odata/simulator"
+)
+
+func TestPolicyCheck(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, simulator.Options{})
+	contains(t, w.must(exitCredential, "policy", "check").out, "BROKEN", "no active token")
+	w.stage()
+	contains(t, w.must(exitOK, "policy", "check").out, "ok", "environment", "bound to sim at 127.0.0.1")
+	w.edit("stores:", "policy: {hosts: [\"*.my.erp.net\"]}\nstores:")
+	contains(t, w.must(exitConfig, "run", "shop").err, "the policy does not let tokens be sent to 127.0.0.1")
+	w.edit("*.my.erp.net", strings.TrimPrefix(w.address, "http://"))
+	w.edit("policy: {", "policy: {max_age_days: 1, ")
+	contains(t, w.must(exitOK, "policy", "check").out, "max_age_days", "staged 0 day(s) ago; allowed: 1")
+	w.edit("token: bi/reader,", "token: bi/reader, auth: {client_credentials: {client_id: a, scopes: [read, sec]}},")
+	lines := objects(t, w.must(exitCredential, "policy", "check", "--json").out)
+	broken := ""
+	for _, l := range lines {
+		if l["kept"] == false {
+			broken += l["rule"].(string)
+		}
+	}
+	if broken != "scopes" {
+		t.Errorf("broken: %s", broken)
+	}
+	changed := false
+	for _, e := range objects(t, w.must(exitOK, "audit", "tail", "-n", "100", "--json").out) {
+		if e["action"] == "policy" && strings.Contains(fmt.Sprint(e["detail"]), "policy.max_age_days:not set → 1") {
+			changed = true
+		}
+	}
+	if !changed {
+		t.Error("the change of policy is not in the audit log with its values")
+	}
+}
+
+func TestTokensRequest(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, simulator.Options{})
+	contains(t, w.must(exitUsage, "tokens", "request", "bi/reader").err, "has no application", "application: {uri:")
+	w.edit("token: bi/reader,", "token: bi/reader, application: {uri: my.app/bi, name: Acme BI, redirect_uri: \"https://bi.acme.example/events\"},")
+	link := strings.TrimSpace(w.must(exitOK, "tokens", "request", "bi/reader").out)
+	u, err := url.Parse(link)
+	if err != nil || u.Path != "/manage/apps/install" || u.Query().Get("applicationUri") != "my.app/bi" || u.Query().Get("serviceAccess") != "referenceToken" ||
+		u.Query().Get("scope") != "read" || u.Query().Get("redirectUri") != "https://bi.acme.example/events" || u.Query().Get("requestSecret") != "" {
+		t.Errorf("%s %v", link, err)
+	}
+}
+
+// audited puts rows of its own into the tables that audits read, in front of the simulator.
+func audited(next http.Handler, tables map[string][]map[string]any, asked *[]string) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		name := r.URL.Path[strings.LastIndexByte(r.URL.Path, '/')+1:]
+		rows, ok := tables[name]
+		if !ok {
+			next.ServeHTTP(rw, r)
+			return
+		}
+		*asked = append(*asked, name+"?"+r.URL.Query().Get("$select"))
+		if rows == nil {
+			rw.WriteHeader(http.StatusForbidden)
+			return
+		}
+		if q := r.URL.Query(); q.Has("$skip") || strings.Contains(q.Get("$filter"), " ge ") {
+			_, after, _ := strings.Cut(q.Get("$filter"), " ge ")
+			after = strings.Trim(after, "'")
+			rows = slices.DeleteFunc(slices.Clone(rows), func(row map[string]any) bool { return fmt.Sprint(row["key"]) < after })
+			if n := q.Get("$skip"); n != "" && n != "0" {
+				rows = rows[min(len(rows), 1):]
+				if strings.TrimLeft(n, "0123456789") == "" && n != "1" {
+					rows = nil
+				}
+			}
+		}
+		var value []map[string]any
+		for _, row := range rows {
+			one := map[string]any{}
+			for _, c := range strings.Split(r.URL.Query().Get("$select"), ",") {
+				one[c] = row[c]
+			}
+			value = append(value, one)
+		}
+		if value == nil {
+			value = []map[string]any{}
+		}
+		rw.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(rw).Encode(map[string]any{"value": value})
+	})
+}
+
+func TestTokensReport(t *testing.T) {
+	t.Parallel()
+	rows := map[string]int64{"Sec_Access_Tokens": 1, "Sec_Trusted_Applications": 1, "Dmv_Current_Sessions": 2, "Dmv_Licenses": 1}
+	for name, n := range someRows {
+		rows[name] = n
+	}
+	w := newWorld(t, simulator.Options{Rows: rows})
+	id := func(n int) string { return fmt.Sprintf("00000000-0000-0000-0000-%012d", n) }
+	ago := func(days int) string { return time.Now().AddDate(0, 0, -days).UTC().Format("2006-01-02T15:04:05Z") }
+	token := func(n int, change map[string]any) map[string]any {
+		row := map[string]any{"key": id(n), "Access_Token_Id": id(n), "Type": "reference_token", "Scopes": "read", "Creation_Timestamp": ago(10), "Expire_Timestamp": ago(-100),
+			"Last_Used_Timestamp": ago(0), "Trusted_Application_Id": id(1), "User_Id": id(7)}
+		for k, v := range change {
+			row[k] = v
+		}
+		return row
+	}
+	tables := map[string][]map[string]any{
+		"Sec_Trusted_Applications": {
+			{"key": id(1), "Trusted_Application_Id": id(1), "Application_Uri": "my.app/bi", "Is_Enabled": true, "Scope": "read update", "Basic_Authentication_Allowed": true, "System_User_Id": id(7)},
+			{"key": id(2), "Trusted_Application_Id": id(2), "Application_Uri": "other", "Is_Enabled": true, "Scope": "sec", "Basic_Authentication_Allowed": true, "System_User_Id": id(8)}},
+		"Sec_Access_Tokens": {
+			token(11, nil), token(12, map[string]any{"Scopes": "read update"}), token(13, map[string]any{"Expire_Timestamp": nil}), token(14, map[string]any{"Expire_Timestamp": ago(-1000)}),
+			token(15, map[string]any{"Creation_Timestamp": ago(90), "Last_Used_Timestamp": nil}), token(16, map[string]any{"User_Id": id(99)}),
+			token(17, map[string]any{"Expire_Timestamp": ago(1), "Scopes": "sec"}), token(18, map[string]any{"Trusted_Application_Id": id(2), "Scopes": "sec"}), token(19, map[string]any{"Type": "refresh_token", "Scopes": "sec"})},
+		"Dmv_Licenses": nil,
+	}
+	var asked []string
+	front := httptest.NewServer(audited(w.server, tables, &asked))
+	defer front.Close()
+	w.edit(w.address, front.URL)
+	w.edit("token: bi/reader,", "token: bi/reader, application: {uri: my.app/bi},")
+	w.edit("stores:", "policy: {require_expiry: true}\nstores:")
+	w.stage()
+	out := filepath.Join(w.dir, "findings.parquet")
+	lines := objects(t, w.must(exitOK, "tokens", "report", "--json", "--out", out).out)
+	var got []string
+	for _, l := range lines {
+		got = append(got, fmt.Sprint(l["kind"], " ", strings.TrimPrefix(l["subject"].(string), "00000000-0000-0000-0000-0000000000")))
+	}
+	want := []string{"basic-auth 01", "over-privileged 01", "over-privileged 12", "no-expiry 13", "long-lived 14", "unused 15", "personal-token 16", "unknown-token my.app/bi", "not-readable Dmv_Licenses"}
+	if !slices.Equal(got[:min(len(got), len(want))], want) {
+		t.Errorf("found %v\nwant  %v", got, want)
+	}
+	for _, a := range asked {
+		for _, secret := range []string{"Access_Token_Key", "Data", "Application_Secret_Hash", "Row_Version"} {
+			if strings.Contains(a, secret) {
+				t.Errorf("asked for %s", a)
+			}
+		}
+	}
+	type row struct {
+		Kind string `parquet:"kind"`
+	}
+	if rows, err := parquet.ReadFile[row](out); err != nil || len(rows) != len(lines) {
+		t.Errorf("%d rows in the file, %d findings: %v", len(rows), len(lines), err)
+	}
+	w.must(exitUsage, "tokens", "report", "--out", out)
+}
+
+// An event that the Marketplace signed puts its token into the staged slot; the rotation takes it from there.
+func TestEventToRotation(t *testing.T) {
+	t.Parallel()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	market := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/key" {
+			der, _ := x509.MarshalPKIXPublicKey(&key.PublicKey)
+			_ = pem.Encode(rw, &pem.Block{Type: "PUBLIC KEY", Bytes: der})
+			return
+		}
+		_, _ = fmt.Fprint(rw, `{"endpoints":{"public_key":"/key"}}`)
+	}))
+	defer market.Close()
+	w := newWorld(t, simulator.Options{}).stage()
+	w.edit("token: bi/reader,", "token: bi/reader, application: {uri: my.app/bi, redirect_uri: \"https://bi.acme.example/events\"},")
+	if err := w.server.Issue(simulator.Token{Value: nextToken}); err != nil {
+		t.Fatal(err)
+	}
+	var out, said buffer
+	a, err := (&globals{stdio: stdio{strings.NewReader(""), &out, &said}, config: w.config}).open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.close()
+	handler, err := a.eventReceiver(market.URL + "/marketplace.json")
+	if err != nil || handler == nil {
+		t.Fatal(handler, err)
+	}
+	payload := fmt.Sprintf(`{"schema":"erpnet.appLifecycleEvent.v1","eventId":%q,"event":"installed","occurredAt":%q,"instanceBaseUrl":%q,"user":"admin","referenceToken":%q,"request":{"applicationUri":"my.app/bi"}}`,
+		uuid.NewString(), time.Now().UTC().Format(time.RFC3339), w.address, nextToken)
+	sum := sha256.Sum256([]byte(payload))
+	sig, _ := rsa.SignPKCS1v15(rand.Reader, key, crypto.SHA256, sum[:])
+	body := fmt.Sprintf(`{"schema":"erpnet.appLifecycleEvent.v2","signature":%q,"payload":%s}`, base64.StdEncoding.EncodeToString(sig), payload)
+	for range 2 {
+		rw := httptest.NewRecorder()
+		handler.ServeHTTP(rw, httptest.NewRequest(http.MethodPost, "/events", strings.NewReader(body)))
+		if rw.Code != http.StatusOK {
+			t.Fatalf("answer %d", rw.Code)
+		}
+	}
+	if w.states() != "active staged" {
+		t.Fatal(w.states())
+	}
+	contains(t, w.must(exitOK, "tokens", "rotate", "bi/reader").out, "version 2 is active")
+	contains(t, w.must(exitOK, "audit", "tail", "-n", "100").out, "event", "marketplace")
+	w.said.WriteString(out.String() + said.String())
+	w.holdsNo(nextToken, testToken)
+}
