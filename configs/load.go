@@ -209,7 +209,7 @@ func sortedKeys[V any](m map[string]V) []string {
 func later(key string) string {
 	parts := strings.Split(key, ".")
 	switch {
-	case len(parts) == 1 && slices.Contains([]string{"rotations", "policy"}, key):
+	case len(parts) == 1 && slices.Contains([]string{"rotations"}, key):
 		return fmt.Sprintf("%s: is not in this version; remove it", key)
 	}
 	return ""
