@@ -34,6 +34,7 @@ type info struct {
 	Windows    []WindowChange     `json:"windows,omitempty"` // that were read; their evidence is in their files' tags
 	Expired    []string           `json:"expired,omitempty"` // windows that were removed
 	Merge      *MergeInfo         `json:"merge,omitempty"`
+	Care       string             `json:"care,omitempty"` // what dataset care did, in one sentence
 }
 
 // WindowChange is a window that a version has read anew.
@@ -68,6 +69,7 @@ type Version struct {
 	Windows    []WindowChange     `json:"windows,omitempty"`
 	Expired    []string           `json:"expired,omitempty"`
 	Merge      *MergeInfo         `json:"merge,omitempty"` // of a merge: changed rows were written, the others left or copied
+	Care       string             `json:"care,omitempty"`  // "12 files merged into 1", of a version that has read nothing
 }
 
 // versionOf decodes an entry's provenance. What cannot be decoded stays empty: commitInfo is free-form, and
@@ -86,7 +88,7 @@ func versionOf(e delta.Entry) Version {
 		var i info
 		if json.Unmarshal(raw, &i) == nil {
 			v.Job, v.Run, v.Table, v.Source, v.Scope, v.Query, v.SchemaDiff, v.Evidence = i.Job, i.Run, i.Table, i.Source, i.Scope, i.Query, i.SchemaDiff, i.Evidence
-			v.Unit, v.Windows, v.Expired, v.Merge = i.Unit, i.Windows, i.Expired, i.Merge
+			v.Unit, v.Windows, v.Expired, v.Merge, v.Care = i.Unit, i.Windows, i.Expired, i.Merge, i.Care
 		}
 	}
 	return v
