@@ -93,6 +93,12 @@ func child(dir, url, end string) (err error) {
 	}
 	j := job(lines)
 	j.Refresh.Mode = jobs.Mode(os.Getenv(childMode))
+	if step := os.Getenv(childStep); step != "" {
+		fmt.Println("begin")
+		err = monthStep(ctx, r, step)
+		fmt.Println("end")
+		return err
+	}
 	fmt.Println("begin")
 	_, err = r.Run(ctx, jobs.Request{Job: j, Progress: func(p jobs.Progress) {
 		if string(p.Phase) == end && (p.Phase != jobs.Scanning || p.Scan.Rows > 200) {
