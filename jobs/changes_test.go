@@ -15,6 +15,7 @@ import (
 	"github.com/tablexport/tablexport/export/store/storetest"
 	"github.com/tablexport/tablexport/jobs"
 	"github.com/tablexport/tablexport/odata/edm"
+	"github.com/tablexport/tablexport/odata/scope"
 	"github.com/tablexport/tablexport/odata/simulator"
 )
 
@@ -311,4 +312,32 @@ func TestChangesJudged(t *testing.T) {
 			}
 		}
 	}
+}
+
+// With a scope that is proven by owners, rows leave and enter it without changing themselves: both are merged. A server that hides nothing any more
+// is found out by the sweep, although no row has changed.
+func TestChangesByOwner(t *testing.T) {
+	d := &deaf{table: lines, prefix: "Sales_Order_Reference/Store_Id"}
+	r := newRig(t, simulator.Options{}, d.behind())
+	j := r.owned(1)
+	j.Refresh.Mode = jobs.Changes
+	r.merged(j)
+	left := int64(0)
+	for range 3 {
+		must(t, errOf(r.server.Update(lines, 5)))
+		must(t, errOf(r.server.Move(orders, 150)))
+		res := r.merged(j)
+		if res.Merge == nil || res.Scope.Enforcement != scope.Verified {
+			t.Fatalf("%q %+v", res.Whole, res.Scope)
+		}
+		left += res.Merge.Deleted
+	}
+	if left == 0 {
+		t.Error("too tame: no row has left the scope")
+	}
+	stands := r.standing(j)
+	d.on.Store(true)
+	_, err := r.run(j)
+	r.failed(j, err, jobs.Scope)
+	stands()
 }
