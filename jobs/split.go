@@ -26,6 +26,8 @@ const (
 	splitRows  = 5_000_000
 	splitBytes = 8 << 30
 	splitAfter = 30 * time.Minute
+	// timedRows is how many rows a scan must have for its time to say anything about a row: of a small scan it is the server's latency.
+	timedRows = 10_000
 	// maxCounts bounds how often the server is asked for a number of rows to cut one window.
 	maxCounts = 400
 	// maxPieces bounds the pieces of one window.
@@ -46,6 +48,8 @@ func (s Split) limit(r Rate, tries int) int64 {
 	}
 	if r.Rows > 0 {
 		rows = min(rows, int64(float64(bytes)/(float64(r.Bytes)/float64(r.Rows)+1)))
+	}
+	if r.Scans > 0 && r.Rows/r.Scans >= timedRows {
 		rows = min(rows, int64(after.Seconds()*float64(r.Rows)/max(r.Busy.Seconds(), 0.001)))
 	}
 	return max(1, rows>>min(max(tries-1, 0), 40))

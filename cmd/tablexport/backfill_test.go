@@ -175,3 +175,22 @@ func TestBackfillLetsLiveRunsPass(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+func TestRemaining(t *testing.T) {
+	for _, x := range []struct {
+		took        time.Duration
+		done, whole int64
+		want        time.Duration
+	}{
+		{time.Minute, 25, 100, 3 * time.Minute}, {time.Minute, 0, 100, 0}, {time.Minute, 100, 100, 0}, {time.Second, 50, 100, 0},
+	} {
+		if got := remaining(x.took, x.done, x.whole); got != x.want {
+			t.Errorf("%v for %d of %d: %v", x.took, x.done, x.whole, got)
+		}
+	}
+	for d, want := range map[time.Duration]string{4 * time.Second: "4s", 12 * time.Minute: "12m", 200 * time.Minute: "3h20m", 26 * time.Hour: "26h00m"} {
+		if got := roughly(d); got != want {
+			t.Errorf("%v: %s", d, got)
+		}
+	}
+}
