@@ -40,7 +40,8 @@ way stay as they are.
 
 What goes wrong is told through alerts.channels: tablexport alerts test tries them.
 
-At serve.listen (default 127.0.0.1:8750): /healthz, /readyz and /metrics (Prometheus). Logs go to stderr, one JSON object per line.`,
+At serve.listen (default 127.0.0.1:8750): /healthz, /readyz and /metrics (Prometheus), and /events/lifecycle for instances whose application has a
+redirect_uri: the Marketplace's signed events, whose tokens are staged. The audit log is signed every ten minutes, if audit.checkpoints are configured. Logs go to stderr, one JSON object per line.`,
 		Example: "  tablexport serve\n  tablexport serve -c /etc/tablexport/tablexport.yaml --state /var/lib/tablexport",
 		Args:    cobra.NoArgs,
 		RunE:    func(c *cobra.Command, _ []string) error { return g.serve(c.Context()) },
@@ -101,7 +102,7 @@ func (g *globals) serve(ctx context.Context) error {
 		return errors.Join(err, listener.Close())
 	}
 	defer hush() // behind the clock: the ends of the last runs are told too
-	server := status.Server(status.Handler(source, d.metrics, d.log), d.log)
+	server := status.Server(d.withEvents(status.Handler(source, d.metrics, d.log), ""), d.log)
 	web := make(chan error, 1)
 	go func() { web <- server.Serve(listener) }()
 	d.log.Info("serving", "address", "http://"+listener.Addr().String(), "version", buildVersion(), "jobs", len(agenda.Entries), "state", a.stateDir())
@@ -113,6 +114,7 @@ func (g *globals) serve(ctx context.Context) error {
 	turning, stop := context.WithCancel(ctx)
 	defer stop()
 	go func() { clock <- d.scheduler.Serve(turning) }()
+	go d.signing(turning, signEvery)
 	context.AfterFunc(ctx, func() { d.closing.Store(true) })
 	err = d.until(ctx, clock, web, hangup, stop)
 	d.closing.Store(true)

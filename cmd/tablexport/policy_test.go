@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
@@ -13,6 +14,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -199,10 +201,8 @@ func TestEventToRotation(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer a.close()
-	handler, err := a.eventReceiver(market.URL + "/marketplace.json")
-	if err != nil || handler == nil {
-		t.Fatal(handler, err)
-	}
+	d := &daemon{app: a, log: a.logger()}
+	handler := d.withEvents(http.NotFoundHandler(), market.URL+"/marketplace.json")
 	payload := fmt.Sprintf(`{"schema":"erpnet.appLifecycleEvent.v1","eventId":%q,"event":"installed","occurredAt":%q,"instanceBaseUrl":%q,"user":"admin","referenceToken":%q,"request":{"applicationUri":"my.app/bi"}}`,
 		uuid.NewString(), time.Now().UTC().Format(time.RFC3339), w.address, nextToken)
 	sum := sha256.Sum256([]byte(payload))
@@ -210,10 +210,22 @@ func TestEventToRotation(t *testing.T) {
 	body := fmt.Sprintf(`{"schema":"erpnet.appLifecycleEvent.v2","signature":%q,"payload":%s}`, base64.StdEncoding.EncodeToString(sig), payload)
 	for range 2 {
 		rw := httptest.NewRecorder()
-		handler.ServeHTTP(rw, httptest.NewRequest(http.MethodPost, "/events", strings.NewReader(body)))
+		handler.ServeHTTP(rw, httptest.NewRequest(http.MethodPost, eventsPath, strings.NewReader(body)))
 		if rw.Code != http.StatusOK {
 			t.Fatalf("answer %d", rw.Code)
 		}
+	}
+	// Where nobody expects events there is nothing, and the pages are where they were.
+	plain := newWorld(t, simulator.Options{})
+	b, err := (&globals{stdio: stdio{strings.NewReader(""), &out, &said}, config: plain.config}).open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.close()
+	d.app = b
+	rw := httptest.NewRecorder()
+	if handler.ServeHTTP(rw, httptest.NewRequest(http.MethodPost, eventsPath, strings.NewReader(body))); rw.Code != http.StatusNotFound {
+		t.Errorf("answer %d", rw.Code)
 	}
 	if w.states() != "active staged" {
 		t.Fatal(w.states())
@@ -222,4 +234,31 @@ func TestEventToRotation(t *testing.T) {
 	contains(t, w.must(exitOK, "audit", "tail", "-n", "100").out, "event", "marketplace")
 	w.said.WriteString(out.String() + said.String())
 	w.holdsNo(nextToken, testToken)
+}
+
+// A program that goes on signs its audit log while it does.
+func TestSigningWhileServing(t *testing.T) {
+	t.Parallel()
+	w := signedWorld(t)
+	if err := os.RemoveAll(filepath.Join(w.dir, "lake", "evidence")); err != nil {
+		t.Fatal(err)
+	}
+	var out, said buffer
+	a, err := (&globals{stdio: stdio{strings.NewReader(""), &out, &said}, config: w.config}).open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.close()
+	ctx, stop := context.WithCancel(t.Context())
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		(&daemon{app: a, log: a.logger()}).signing(ctx, 10*time.Millisecond)
+	}()
+	until(t, "a checkpoint", func() bool {
+		found, _ := filepath.Glob(filepath.Join(w.dir, "lake", "evidence", "audit", "*", "*.json"))
+		return len(found) > 0
+	})
+	stop()
+	<-over
 }

@@ -63,10 +63,41 @@ func TestTokensAreNowhere(t *testing.T) {
 		w.do("check", "--online", "-v", "--json")
 		w.server.ClearFaults()
 	}
+	w.rotationIsSilent()
 	w.server.Revoke(canaryToken)
+	w.server.Revoke(canaryOther)
 	w.must(exitCredential, "run", "shop", "-v", "--json")
 	w.must(exitCredential, "check", "--online", "-v")
 	w.holdsNo(canaryToken, canaryOther)
+}
+
+// rotationIsSilent runs every command of a token's life, each through every fault of the instance, with two canaries.
+func (w *world) rotationIsSilent() {
+	w.t.Helper()
+	if err := w.server.Issue(simulator.Token{Value: canaryOther}); err != nil {
+		w.t.Fatal(err)
+	}
+	w.mustWith(exitOK, canaryOther, "tokens", "stage", "bi/reader", "-v")
+	for _, fault := range []simulator.Effect{
+		simulator.ServerError(), simulator.LoginPage(), simulator.CutRows(3), simulator.MalformedJSON(3), simulator.ForeignRow(2),
+		simulator.Status(400, `{"error":{"message":"`+canaryOther+`"}}`), simulator.Status(401, canaryOther), simulator.Status(403, canaryOther), simulator.Redirect(302, "http://127.0.0.1:1/?token="+canaryOther),
+	} {
+		for _, endpoint := range []simulator.Endpoint{simulator.Data, simulator.ServiceDoc, simulator.Metadata} {
+			w.server.Inject(simulator.Fault{Endpoint: endpoint, Times: 2, Effect: fault})
+			w.do("tokens", "verify", "bi/reader", "-v", "--json")
+			w.server.ClearFaults()
+		}
+	}
+	for _, args := range [][]string{
+		{"tokens", "verify", "bi/reader", "2"}, {"policy", "check"}, {"tokens", "rotate", "bi/reader"}, {"tokens", "retire", "bi/reader"}, {"tokens", "retire", "bi/reader", "--grace", "1ns"},
+		{"tokens", "reject", "bi/reader", "2"}, {"tokens", "request", "bi/reader"}, {"tokens", "report"}, {"audit", "export", filepath.Join(w.dir, "audit.parquet")}, {"run", "shop"},
+	} {
+		w.do(append(args, "-v")...)
+		w.do(append(args, "-v", "--json")...)
+	}
+	if states := w.states(); !strings.Contains(states, "retiring") {
+		w.t.Errorf("the rotation did not come to its point: %s", states)
+	}
 }
 
 // The built-in server error carries a stack trace: nobody sees it, and the run ends as unavailable.
