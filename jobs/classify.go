@@ -18,6 +18,7 @@ import (
 	"github.com/tablexport/tablexport/odata"
 	"github.com/tablexport/tablexport/odata/edm"
 	"github.com/tablexport/tablexport/odata/evidence"
+	"github.com/tablexport/tablexport/odata/extsort"
 	"github.com/tablexport/tablexport/odata/filter"
 	"github.com/tablexport/tablexport/odata/scope"
 	"github.com/tablexport/tablexport/secrets"
@@ -199,6 +200,8 @@ var rules = []rule{
 	{Config, as[*odata.AddressError]},
 	{Config, as[*export.OtherJob]},
 	{Config, as[*TooManyOwners]},
+	{Config, as[*BoundsError]},
+	{Config, as[*BackfillError]},
 	{Config, is(delta.ErrNoVersion, ledger.ErrNotFound, ledger.ErrAccess, export.ErrNotKey)}, // a version or run that was asked for by its number
 	{Config, is(ErrNoJob)},
 	{Config, code(store.Invalid, store.Refused)},
@@ -222,6 +225,9 @@ var rules = []rule{
 	{Data, as[*OutsideWindow]},
 	{Data, as[*MovedError]},
 	{Data, as[*GapError]},
+	{Data, as[*export.NotMergeable]},
+	{Data, as[*export.MergeMismatch]},
+	{Data, as[*extsort.RepeatedKeyError]},
 	{Data, as[*parquet.CellError]},
 	{Data, is(parquet.ErrNull, parquet.ErrRange, parquet.ErrText)},
 

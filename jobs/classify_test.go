@@ -18,12 +18,14 @@ import (
 	"github.com/tablexport/tablexport/export"
 	"github.com/tablexport/tablexport/export/delta"
 	"github.com/tablexport/tablexport/export/parquet"
+	"github.com/tablexport/tablexport/export/sets"
 	"github.com/tablexport/tablexport/export/store"
 	"github.com/tablexport/tablexport/jobs"
 	"github.com/tablexport/tablexport/jobs/ledger"
 	"github.com/tablexport/tablexport/odata"
 	"github.com/tablexport/tablexport/odata/edm"
 	"github.com/tablexport/tablexport/odata/evidence"
+	"github.com/tablexport/tablexport/odata/extsort"
 	"github.com/tablexport/tablexport/odata/filter"
 	"github.com/tablexport/tablexport/odata/scope"
 	"github.com/tablexport/tablexport/secrets"
@@ -92,6 +94,23 @@ func meanings() map[string]struct {
 		"export.ErrNotKey":                      {export.ErrNotKey, jobs.Config},
 		"export.RowMismatch":                    {&export.RowMismatch{}, jobs.Data},
 		"export.SchemaChange":                   {&export.SchemaChange{}, jobs.Data},
+		"export.NotMergeable":                   {&export.NotMergeable{}, jobs.Data},
+		"export.MergeMismatch":                  {&export.MergeMismatch{}, jobs.Data},
+		"extsort.RepeatedKeyError":              {&extsort.RepeatedKeyError{}, jobs.Data},
+		"scope.ErrOwners":                       {scope.ErrOwners, jobs.Bug},
+		"scope.UnknownOwner":                    {&scope.UnknownOwner{}, jobs.Scope},
+		"sets.Dangling":                         {&sets.Dangling{}, jobs.Data},
+		"sets.Gone":                             {&sets.Gone{}, jobs.Config},
+		"sets.ErrNone":                          {sets.ErrNone, jobs.Config},
+		"sets.Conflict":                         {&sets.Conflict{}, jobs.Conflict},
+		"sets.Unresolved":                       {&sets.Unresolved{Err: context.Canceled}, jobs.Transient},
+		"sets.Corrupt":                          {&sets.Corrupt{Err: errors.New("x")}, jobs.Data},
+		"jobs.BackfillError":                    {&jobs.BackfillError{}, jobs.Config},
+		"jobs.BoundsError":                      {&jobs.BoundsError{Err: answered(400)}, jobs.Config},
+		"jobs.ErrSameVersion":                   {jobs.ErrSameVersion, jobs.Config},
+		"jobs.OwnersChanged":                    {&jobs.OwnersChanged{}, jobs.Data},
+		"jobs.SetError":                         {&jobs.SetError{Err: &sets.Dangling{}}, jobs.Data},
+		"jobs.TooManyOwners":                    {&jobs.TooManyOwners{}, jobs.Config},
 		"jobs.OutsideWindow":                    {&jobs.OutsideWindow{}, jobs.Data},
 		"jobs.MovedError":                       {&jobs.MovedError{}, jobs.Data},
 		"jobs.GapError":                         {&jobs.GapError{}, jobs.Data},
