@@ -2,6 +2,7 @@ package export
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -27,9 +28,10 @@ type VacuumReport struct {
 // be read then. retain 0 is the table's delta.deletedFileRetentionDuration, or a week; less than an hour is refused. A dry run only counts.
 //
 // Only files that the log says were removed are touched; what no entry names is [Dataset.Sweep]'s, and other files are nobody's. A
-// reader that holds an old version keeps working until its retention ends. A crash at any point leaves files that the next vacuum deletes.
+// reader that holds an old version keeps working until its retention ends. The files of the versions in hold stay however old they are: those that
+// the pointer of a set names, say. A version that the log does not know any more holds nothing. A crash at any point leaves files that the next vacuum deletes.
 // The error is *delta.Conflict when a rollback came in between.
-func (d *Dataset) Vacuum(ctx context.Context, retain time.Duration, dryRun bool, engine string) (VacuumReport, error) {
+func (d *Dataset) Vacuum(ctx context.Context, retain time.Duration, dryRun bool, engine string, hold ...int64) (VacuumReport, error) {
 	if retain != 0 && retain < MinRetention {
 		return VacuumReport{}, fmt.Errorf("export: removed files must be kept for an hour at least, because readers may be using them; %s is less", retain)
 	}
@@ -42,7 +44,11 @@ func (d *Dataset) Vacuum(ctx context.Context, retain time.Duration, dryRun bool,
 	}
 	report := VacuumReport{Version: s.Version, Retain: retain}
 	before := time.Now().Add(-retain)
-	keys, err := d.expired(ctx, s, before, &report)
+	held, err := d.keysOf(ctx, hold)
+	if err != nil {
+		return report, err
+	}
+	keys, err := d.expired(ctx, s, before, held, &report)
 	if err != nil || dryRun || len(keys) == 0 {
 		return report, err
 	}
@@ -60,7 +66,7 @@ func (d *Dataset) Vacuum(ctx context.Context, retain time.Duration, dryRun bool,
 }
 
 // expired are the keys of the files in the store that were removed before a time.
-func (d *Dataset) expired(ctx context.Context, s *delta.Snapshot, before time.Time, report *VacuumReport) ([]string, error) {
+func (d *Dataset) expired(ctx context.Context, s *delta.Snapshot, before time.Time, held map[string]bool, report *VacuumReport) ([]string, error) {
 	gone, err := d.removed(ctx, s)
 	if err != nil {
 		return nil, err
@@ -73,11 +79,33 @@ func (d *Dataset) expired(ctx context.Context, s *delta.Snapshot, before time.Ti
 		when, removed := gone[f.Key]
 		switch {
 		case !removed || strings.HasPrefix(f.Key, "_delta_log/"):
-		case when >= before.UnixMilli():
+		case when >= before.UnixMilli() || held[f.Key]:
 			report.Kept++
 		default:
 			keys = append(keys, f.Key)
 			report.Found, report.Bytes = report.Found+1, report.Bytes+f.Size
+		}
+	}
+	return keys, nil
+}
+
+// keysOf are the files of some versions.
+func (d *Dataset) keysOf(ctx context.Context, versions []int64) (map[string]bool, error) {
+	keys := map[string]bool{}
+	for _, v := range versions {
+		s, err := d.log.SnapshotAt(ctx, v)
+		if errors.Is(err, delta.ErrNoVersion) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range s.Files {
+			key, err := f.Key()
+			if err != nil {
+				return nil, err
+			}
+			keys[key] = true
 		}
 	}
 	return keys, nil

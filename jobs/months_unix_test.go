@@ -4,6 +4,7 @@ package jobs_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"github.com/tablexport/tablexport/export"
+	"github.com/tablexport/tablexport/export/delta"
 	"github.com/tablexport/tablexport/export/exporttest/judge"
 	"github.com/tablexport/tablexport/jobs"
 	"github.com/tablexport/tablexport/jobs/window"
@@ -261,7 +263,7 @@ func TestBackfillKilled(t *testing.T) {
 	r.soundLogs()
 }
 
-// TestAllAtOnce refreshes, backfills and reads one dataset at the same time: every version that a reader sees is whole, and in the
+// TestAllAtOnce refreshes, backfills, compacts, vacuums and reads one dataset at the same time: every version that a reader sees is whole, and in the
 // end it is what the oracle says.
 func TestAllAtOnce(t *testing.T) {
 	r := newRig(t, simulator.Options{First: at("2023-07-10"), Last: at("2024-02-29"), Rows: map[string]int64{documents: 160, orders: 150, lines: 500}})
@@ -269,7 +271,7 @@ func TestAllAtOnce(t *testing.T) {
 	defer stop()
 	j := monthJob("backfill")
 	var group, readers sync.WaitGroup
-	var versions atomic.Int64
+	var versions, done atomic.Int64
 	readers.Go(func() {
 		seen := int64(-1)
 		for ctx.Err() == nil {
@@ -286,6 +288,7 @@ func TestAllAtOnce(t *testing.T) {
 		}
 	})
 	group.Go(func() { // the live job: its newest windows, again and again, while days pass
+		defer done.Add(1)
 		for i := range steps(t, 4) {
 			d := theDays
 			d.Date = at("2024-03-01").AddDate(0, 0, i)
@@ -299,6 +302,7 @@ func TestAllAtOnce(t *testing.T) {
 		}
 	})
 	group.Go(func() {
+		defer done.Add(1)
 		for range 20 {
 			err := monthStep(t.Context(), r.runner, "backfill 2024-03-01")
 			if err == nil {
@@ -309,6 +313,21 @@ func TestAllAtOnce(t *testing.T) {
 			}
 		}
 		t.Error("the backfill does not come to its end")
+	})
+	group.Go(func() { // its care: small files are merged, what was removed an hour ago goes
+		d := export.Open(r.files, j.Path)
+		for ctx.Err() == nil && versions.Load() < 12 {
+			if _, err := d.Compact(t.Context(), export.CompactSpec{Engine: "tablexport/test"}); err != nil && !as[*delta.Conflict](err) && !errors.Is(err, delta.ErrNoVersion) {
+				t.Errorf("compaction: %v", err)
+			}
+			if _, err := d.Vacuum(t.Context(), export.MinRetention, false, "tablexport/test"); err != nil && !as[*delta.Conflict](err) && !errors.Is(err, delta.ErrNoVersion) {
+				t.Errorf("vacuum: %v", err)
+			}
+			if done.Load() == 2 {
+				return
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
 	})
 	group.Wait()
 	stop()
@@ -365,4 +384,9 @@ func wholeVersion(ctx context.Context, r *rig, j jobs.Job) (int64, error) {
 		}
 	}
 	return s.Version, nil
+}
+
+func as[T error](err error) bool {
+	var target T
+	return errors.As(err, &target)
 }
