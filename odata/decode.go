@@ -49,10 +49,11 @@ type decodeLimits struct {
 	str      int   // bytes of one string, between its quotes
 	row      int   // bytes of one row, from brace to brace
 	envelope int   // bytes of one value that surrounds the rows
+	blank    int   // bytes of white space at one place around the rows
 	record   int64 // bytes of JSON after which a record ends before it has its full number of rows
 }
 
-var defaultDecodeLimits = decodeLimits{str: 64 << 20, row: 128 << 20, envelope: 1 << 20, record: 16 << 20}
+var defaultDecodeLimits = decodeLimits{str: 64 << 20, row: 128 << 20, envelope: 1 << 20, blank: 1 << 20, record: 4 << 20}
 
 // decoder decodes the answers of one selection of one table. It may be used for many answers, one at a time.
 type decoder struct {

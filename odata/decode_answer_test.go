@@ -341,7 +341,7 @@ func TestDecodeInStreamError(t *testing.T) {
 func TestDecodeLimits(t *testing.T) {
 	lowered := func() *decoder {
 		d := decoderOf(t, smallTable(t), 0)
-		d.limits = decodeLimits{str: 100, row: 400, envelope: 300, record: 1 << 20}
+		d.limits = decodeLimits{str: 100, row: 400, envelope: 300, blank: 8 << 10, record: 1 << 20}
 		return d
 	}
 	x := func(n int) string { return strings.Repeat("x", n) }

@@ -76,9 +76,13 @@ func (d *decoder) stop(pos int, problem string) error {
 
 // space skips white space and returns the byte after it.
 func (d *decoder) space() (byte, error) {
+	from := d.w.offset(d.w.start)
 	for {
 		b := d.w.data()
 		d.w.start = skipSpace(b, d.w.start)
+		if err := d.blank(from); err != nil {
+			return 0, err
+		}
 		if d.w.start < d.w.end {
 			return b[d.w.start], nil
 		}
@@ -87,6 +91,14 @@ func (d *decoder) space() (byte, error) {
 			return 0, err
 		}
 	}
+}
+
+// blank refuses white space without an end, which began at from.
+func (d *decoder) blank(from int64) error {
+	if d.w.offset(d.w.start)-from > int64(d.limits.blank) {
+		return &MalformedError{Table: d.table, Row: d.row(), Offset: from, Problem: fmt.Sprintf("more than %d bytes of white space", d.limits.blank)}
+	}
+	return nil
 }
 
 // token reads one structural byte.
@@ -279,9 +291,13 @@ func (d *decoder) reported(b []byte, pos int) int {
 
 // atEnd makes sure that nothing but white space follows.
 func (d *decoder) atEnd() error {
+	from := d.w.offset(d.w.start)
 	for {
 		b := d.w.data()
 		d.w.start = skipSpace(b, d.w.start)
+		if err := d.blank(from); err != nil {
+			return err
+		}
 		if d.w.start < d.w.end {
 			return d.stop(d.w.start, "something follows the end of the answer")
 		}

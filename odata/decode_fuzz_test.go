@@ -39,7 +39,7 @@ func FuzzDecode(f *testing.F) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				d.limits = decodeLimits{str: 1 << 10, row: 4 << 10, envelope: 1 << 10, record: 2 << 10}
+				d.limits = decodeLimits{str: 1 << 10, row: 4 << 10, envelope: 1 << 10, blank: 8 << 10, record: 2 << 10}
 				d.w = smallWindow(2 << 10)
 				return d
 			}

@@ -231,7 +231,7 @@ func FuzzQuick(f *testing.F) {
 	f.Fuzz(func(t *testing.T, row []byte) {
 		fresh := func() *decoder {
 			d := decoderOf(t, table, 2)
-			d.limits = decodeLimits{str: 1 << 10, row: 4 << 10, envelope: 1 << 10, record: 2 << 10}
+			d.limits = decodeLimits{str: 1 << 10, row: 4 << 10, envelope: 1 << 10, blank: 8 << 10, record: 2 << 10}
 			return d
 		}
 		_, err := sameQuickly(t, fresh, []byte(answerOf(plain, string(row), plain, string(row))))

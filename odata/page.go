@@ -175,15 +175,30 @@ func (pg *intake) take(rec arrow.Record) error {
 	if !pg.p.hands {
 		return nil
 	}
-	if pg.heldBytes += recordSize(rec); pg.heldRows > pg.limit || pg.heldBytes > maxHeld {
+	if pg.heldBytes += recordSize(rec); pg.heldRows > pg.limit || pg.heldBytes > pg.p.scan.q.mayHold() {
 		return pg.flush()
 	}
 	return nil
 }
 
-// maxHeld is how many bytes of decoded rows are held back until their answer has ended: a page of 10,000 rows
-// of sixty columns, twice. Wider rows are handed on before that, as in a stream, so that memory is bounded in bytes too.
-const maxHeld = 32 << 20
+// How many bytes of decoded rows are held back until their answer has ended: a page of 10,000 rows of sixty columns. Wider
+// rows are handed on before that, as in a stream, so that memory is bounded in bytes too. A record is bounded likewise, by the JSON
+// that it was made of. Where nothing is read ahead, memory is scarce.
+const (
+	maxHeld       = 20 << 20
+	maxHeldScarce = 6 << 20
+	recordScarce  = 1 << 20 // bytes of JSON
+)
+
+func (q *Query) scarce() bool { return q.Ahead < 0 }
+
+// mayHold is how many bytes of decoded rows may be held back.
+func (q *Query) mayHold() int64 {
+	if q.scarce() {
+		return maxHeldScarce
+	}
+	return maxHeld
+}
 
 // inspect shows a record to the query's Inspect as it came, before anything else is made of it: a row that nobody may
 // see is not less foreign for standing out of order, or in an answer that breaks off behind it.

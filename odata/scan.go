@@ -355,6 +355,9 @@ func (s *Scan) newPass(paging Paging, columns []string, hands bool) (*pass, erro
 	if s.q.Aside != nil && len(columns) == len(s.columns) {
 		dec.setAside(s.q.Aside, s.q.Table.Key)
 	}
+	if s.q.scarce() {
+		dec.limits.record = recordScarce
+	}
 	identity := s.q.Table.Key
 	if len(identity) == 0 {
 		identity = columns

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -55,6 +56,18 @@ var (
 	errNoHeader = errors.New("no answer came")
 )
 
+// An answer that keeps the connection alive and brings nothing has an end, too.
+var (
+	errDry    = errors.New("the answer goes on without bringing anything")
+	errCrawls = errors.New("the answer comes too slowly to ever end")
+)
+
+const (
+	mostDry   = 4 << 20 // bytes on the wire that bring no content: what a decompressor is ahead, and to spare
+	crawlRate = 100     // bytes of content per second of waiting, …
+	crawlTime = 10      // … once that many idle timeouts were spent waiting
+)
+
 // body is the content of an answer: inflated, counted, and never waiting longer than the idle timeout.
 type body struct {
 	in     io.Reader
@@ -64,6 +77,8 @@ type body struct {
 	idle   time.Duration
 	bytes  int64
 	err    error // the first one that is not the proper end
+
+	content atomic.Int64 // bytes, for the goroutine that reads the wire
 }
 
 // newBody reads resp. Silence longer than idle calls cancel, which must break the read. The body must be
@@ -114,6 +129,7 @@ var errCoding = errors.New("the answer has a content coding that was not asked f
 func (b *body) Read(p []byte) (int, error) {
 	n, err := b.in.Read(p)
 	b.bytes += int64(n)
+	b.content.Store(b.bytes)
 	if err != nil && err != io.EOF && b.err == nil { //nolint:errorlint // the proper end of a reader is io.EOF itself (io.Reader); a wrapped one is a failure
 		if b.packed != nil && (b.wire.err == nil || b.wire.err == io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) { //nolint:errorlint // the proper end of a reader is io.EOF itself (io.Reader); a wrapped one is a failure
 			err = fmt.Errorf("%w: %w", errDamaged, err) // not by the network
@@ -144,6 +160,9 @@ type watched struct {
 	r      io.Reader
 	waited time.Duration
 	err    error // that ended it
+
+	seen int64 // content that there was after the last read
+	dry  int   // bytes that came since, and brought none
 }
 
 func (w *watched) Read(p []byte) (int, error) {
@@ -152,10 +171,28 @@ func (w *watched) Read(p []byte) (int, error) {
 	n, err := w.r.Read(p)
 	w.b.silent.Stop()
 	w.waited += time.Since(start)
+	if err == nil {
+		err = w.useless(n)
+	}
 	if err != nil {
 		w.err = err
 	}
 	return n, err
+}
+
+// useless says that an answer only pretends to come: as empty members of gzip, say, or a byte a second.
+func (w *watched) useless(n int) error {
+	content := w.b.content.Load()
+	if w.dry += n; content != w.seen {
+		w.seen, w.dry = content, n
+	}
+	switch {
+	case w.dry > mostDry:
+		return errDry
+	case w.waited > crawlTime*w.b.idle && float64(content) < crawlRate*w.waited.Seconds():
+		return errCrawls
+	}
+	return nil
 }
 
 // peeked gives back the bytes that were looked at, and then the rest.
@@ -212,6 +249,10 @@ func describe(err error) string {
 	switch {
 	case errors.Is(err, errSilent), errors.Is(err, errNoHeader):
 		return err.Error()
+	case errors.Is(err, errDry):
+		return errDry.Error()
+	case errors.Is(err, errCrawls):
+		return errCrawls.Error()
 	case errors.Is(err, zstd.ErrWindowSizeExceeded):
 		return "the answer asks for a larger zstd window than RFC 9659 allows"
 	case errors.Is(err, errDamaged):

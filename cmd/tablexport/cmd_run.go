@@ -56,6 +56,7 @@ func (g *globals) run(ctx context.Context, args []string, o runOptions) error {
 		return err
 	}
 	defer a.close()
+	defer sparing(o.lowMemory)()
 	if o.set != "" {
 		if len(args) > 0 || o.all {
 			return usagef("--set runs the jobs of a set, one by one: name no jobs beside it")
