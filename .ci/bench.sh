@@ -10,7 +10,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ $# -eq 0 ]; then
   echo "== stations (go test -bench)"
-  go test -run '^$' -bench . -benchtime "${BENCHTIME:-2s}" ./odata ./odata/scope ./export/parquet
+  go test -run '^$' -bench . -benchtime "${BENCHTIME:-2s}" ./odata ./odata/scope ./export/parquet ./jobs ./jobs/ledger ./jobs/schedule ./jobs/status
   echo
   echo "== whole runs"
 fi

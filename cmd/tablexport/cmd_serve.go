@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/signal"
 	"reflect"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -17,6 +19,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tablexport/tablexport/export"
 	"github.com/tablexport/tablexport/jobs"
 	"github.com/tablexport/tablexport/jobs/alert"
 	"github.com/tablexport/tablexport/jobs/ledger"
@@ -40,8 +43,10 @@ way stay as they are.
 
 What goes wrong is told through alerts.channels: tablexport alerts test tries them.
 
-At serve.listen (default 127.0.0.1:8750): /healthz, /readyz and /metrics (Prometheus), and /events/lifecycle for instances whose application has a
-redirect_uri: the Marketplace's signed events, whose tokens are staged. The audit log is signed every ten minutes, if audit.checkpoints are configured. Logs go to stderr, one JSON object per line.`,
+At serve.listen (default http://127.0.0.1:8750/): status pages, the same as JSON under /api/v1, /healthz, /readyz and /metrics
+(Prometheus), which can be read only, and from this machine only; and /events/lifecycle for instances whose application has a
+redirect_uri: the Marketplace's signed events, whose tokens are staged. The audit log is signed every ten minutes, if
+audit.checkpoints are configured. Logs go to stderr, one JSON object per line.`,
 		Example: "  tablexport serve\n  tablexport serve -c /etc/tablexport/tablexport.yaml --state /var/lib/tablexport",
 		Args:    cobra.NoArgs,
 		RunE:    func(c *cobra.Command, _ []string) error { return g.serve(c.Context()) },
@@ -94,7 +99,8 @@ func (g *globals) serve(ctx context.Context) error {
 	d.scheduler = jobs.NewScheduler(l, d.log, agenda)
 	d.scheduler.Drain = a.cfg.Serve.Drain.Or(0)
 	d.scheduler.Observe = d.observe
-	source := status.Source{Ledger: l, Version: buildVersion(), Now: d.now, Closing: d.closing.Load}
+	source := status.Source{Ledger: l, Version: buildVersion(), Now: d.now, Closing: d.closing.Load, Alerts: d.alerts, Tokens: d.tokens,
+		Dataset: func(ctx context.Context, job string) (*export.Dataset, error) { return d.current().dataset(ctx, job) }}
 	d.metrics = status.NewMetrics(source)
 	d.metrics.Reloaded(true)
 	hush, err := d.watch(ctx, l)
@@ -346,4 +352,31 @@ func (d *daemon) now(ctx context.Context) (map[string]status.Job, map[string]sta
 		instances[name] = i
 	}
 	return all, instances, nil
+}
+
+// alerts are those that are not over, as pages show them.
+func (d *daemon) alerts() []status.Alert {
+	var out []status.Alert
+	for _, o := range d.watcher.desk.Standing() {
+		out = append(out, status.Alert{Key: o.Key, Kind: o.Kind, Severity: string(o.Severity), Job: o.Job, Instance: o.Instance, Title: o.Title, Since: o.Since})
+	}
+	slices.SortFunc(out, func(a, b status.Alert) int { return strings.Compare(a.Key, b.Key) })
+	return out
+}
+
+// tokens are the versions of every token in the vault, as pages show them.
+func (d *daemon) tokens(ctx context.Context) ([]status.Token, error) {
+	keeper, err := d.current().keeper()
+	if err != nil {
+		return nil, err
+	}
+	all, err := keeper.List(ctx)
+	var out []status.Token
+	for _, named := range all {
+		for _, v := range named.Versions {
+			out = append(out, status.Token{Name: named.Name, Version: v.Number, State: string(v.State), Fingerprint: v.Fingerprint, Created: v.Created,
+				Bound: v.Binding.Instance + " (" + v.Binding.Host + ")"})
+		}
+	}
+	return out, err
 }

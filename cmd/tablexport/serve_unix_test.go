@@ -143,6 +143,14 @@ func TestServe(t *testing.T) {
 	contains(t, numbers, `tablexport_runs_total{class="",export="lines",state="succeeded"} 1`, `tablexport_ticks_total{outcome="late"} 1`, `tablexport_breaker_state{erp="sim",state="closed"} 1`,
 		`tablexport_requests_total{code="200",erp="sim"}`, `tablexport_dataset_rows{export="lines"} `)
 
+	for path, want := range map[string]string{"/": ">lines</a>", "/jobs/lines": "15 5 * * *", "/jobs/lines/dataset": "Line_Amount", "/runs": "succeeded", "/instances": "closed", "/tokens": "bi/reader",
+		"/api/v1/jobs": `"job":"lines"`, "/api/v1/ticks": `"outcome":"late"`, "/jobs/nope/dataset": "Not found"} {
+		code, body := s.get(path)
+		if (code != 200) != (path == "/jobs/nope/dataset") || !strings.Contains(body, want) || strings.Contains(body, testToken) {
+			t.Errorf("%s: %d %s", path, code, body)
+		}
+	}
+
 	// A second one on this state directory.
 	got := w.must(exitConflict, "serve")
 	contains(t, got.err, "is held by process")

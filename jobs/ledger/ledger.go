@@ -249,6 +249,9 @@ func (l *Ledger) Get(ctx context.Context, id string) (Run, error) {
 	return runs[0], nil
 }
 
+// Path is the file's.
+func (l *Ledger) Path() string { return l.path }
+
 // Close closes the file.
 func (l *Ledger) Close() error {
 	if err := l.db.Close(); err != nil {

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/tablexport/tablexport/export"
 	"github.com/tablexport/tablexport/jobs/ledger"
 )
 
@@ -52,6 +53,12 @@ type Source struct {
 	Now func(ctx context.Context) (map[string]Job, map[string]Instance, error)
 	// Closing reports whether the program is ending.
 	Closing func() bool
+
+	// What follows may be nil: then there is nothing of it to show.
+
+	Alerts  func() []Alert                                                 // that are not over
+	Dataset func(ctx context.Context, job string) (*export.Dataset, error) // an unknown job is an error
+	Tokens  func(ctx context.Context) ([]Token, error)
 }
 
 // Metrics are the program's numbers, named as Prometheus wants them. Counters begin with the process; what is known of datasets

@@ -59,7 +59,7 @@ func (s *stage) run(t testing.TB, job string, began time.Time, version int64) {
 func get(t testing.TB, h http.Handler, path string) (int, string) {
 	t.Helper()
 	w := httptest.NewRecorder()
-	h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil))
+	h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "http://127.0.0.1:8750"+path, nil))
 	body, err := io.ReadAll(w.Result().Body)
 	if err != nil {
 		t.Fatal(err)
@@ -101,13 +101,13 @@ func TestHealth(t *testing.T) {
 	_ = s.Ledger.Close()
 	want("/healthz", 200, "")
 	want("/readyz", 503, "cannot be read")
-	for _, path := range []string{"/", "/healthz/x", "/debug/pprof/", "/../etc/passwd"} {
+	for _, path := range []string{"/nope", "/healthz/x", "/debug/pprof/", "/../etc/passwd", "/pages/style.css", "/api/v2/jobs"} {
 		if code, _ := get(t, h, path); code == 200 {
 			t.Errorf("%s is answered", path)
 		}
 	}
 	w := httptest.NewRecorder()
-	h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/healthz", strings.NewReader("x")))
+	h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodPost, "http://127.0.0.1/healthz", strings.NewReader("x")))
 	if w.Code != http.StatusMethodNotAllowed {
 		t.Errorf("POST: %d", w.Code)
 	}

@@ -1,0 +1,75 @@
+package status
+
+import (
+	"encoding/json"
+	"sync"
+	"time"
+
+	"github.com/invopop/jsonschema"
+)
+
+// openAPI is the document of the API, OpenAPI 3.1. Its schemas are made from the types that the handlers answer with, so that the two
+// cannot drift apart.
+var openAPI = sync.OnceValue(func() []byte {
+	type object = map[string]any
+	r := jsonschema.Reflector{DoNotReference: true, AllowAdditionalProperties: true, Anonymous: true}
+	schemas := object{}
+	for name, v := range map[string]any{"Jobs": JobsAnswer{}, "Job": JobView{}, "Runs": RunsAnswer{}, "Run": RunView{}, "Ticks": TicksAnswer{},
+		"Instances": InstancesAnswer{}, "Alerts": AlertsAnswer{}, "Error": ErrorAnswer{}} {
+		s := r.Reflect(v)
+		s.Version = ""
+		schemas[name] = s
+	}
+	param := func(in, name, text string, schema object) object {
+		return object{"name": name, "in": in, "required": in == "path", "description": text, "schema": schema}
+	}
+	text := object{"type": "string"}
+	job := param("query", "job", "Only of this job.", text)
+	limit := param("query", "limit", "How many at most.", object{"type": "integer", "minimum": 1, "maximum": 1000, "default": 50})
+	get := func(id, what, schema string, params ...object) object {
+		answer := func(name, what string) object {
+			return object{"description": what, "content": object{"application/json": object{"schema": object{"$ref": "#/components/schemas/" + name}}}}
+		}
+		return object{"get": object{"operationId": id, "summary": what, "parameters": some(params), "responses": object{
+			"200": answer(schema, what), "400": answer("Error", "The request makes no sense."), "404": answer("Error", "There is no such thing."), "503": answer("Error", "Not now; the program's log says why.")}}}
+	}
+	doc, err := json.MarshalIndent(object{
+		"openapi": "3.1.0",
+		"info": object{"title": "tablexport", "version": "1", "license": object{"name": "Apache-2.0", "identifier": "Apache-2.0"},
+			"description": "What the clock of tablexport does and has done. It can be read only, and from this machine only."},
+		"servers": []object{{"url": "/api/v1"}},
+		"paths": object{
+			"/jobs":       get("jobs", "Every job, and where it is.", "Jobs"),
+			"/jobs/{job}": get("job", "One job.", "Job", param("path", "job", "Its name.", text)),
+			"/runs": get("runs", "Runs, newest first.", "Runs", job, limit, param("query", "state", "Only in this state.", object{"type": "string", "enum": []string{"running", "succeeded", "failed", "canceled", "interrupted"}}),
+				param("query", "before", "Only older than this run: the before of the page before.", text)),
+			"/runs/{run}": get("run", "One run, with its steps and evidence.", "Run", param("path", "run", "Its id.", text)),
+			"/ticks":      get("ticks", "What became of ticks, newest first.", "Ticks", job, limit),
+			"/instances":  get("instances", "Every instance, and where it is.", "Instances"),
+			"/alerts":     get("alerts", "Alerts that are not over.", "Alerts"),
+		},
+		"components": object{"schemas": schemas},
+	}, "", "  ")
+	if err != nil {
+		panic(err) // the types are ours: a test covers it
+	}
+	return append(doc, '\n')
+})
+
+// Alert is an open alert as it is shown.
+type Alert struct {
+	Key      string    `json:"key"`
+	Kind     string    `json:"kind"`
+	Severity string    `json:"severity"`
+	Job      string    `json:"job,omitempty"`
+	Instance string    `json:"instance,omitempty"`
+	Title    string    `json:"title"`
+	Since    time.Time `json:"since"`
+}
+
+// Token is a version of a token as it is shown; nothing of its value.
+type Token struct {
+	Name, State, Fingerprint, Bound string
+	Version                         int
+	Created                         time.Time
+}
