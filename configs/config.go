@@ -154,6 +154,8 @@ type Job struct {
 	After       []string  `yaml:"after" jsonschema_description:"Jobs that come first. Without a schedule, the job runs when all of them have succeeded anew; with one, its tick waits for those that are under way, and is skipped if one of them has failed."`
 	FreshWithin Duration  `yaml:"fresh_within" jsonschema_description:"The dataset is not fresh any more when its newest version was begun longer ago than this, e.g. 26h. Shown, and told as an alert."`
 	Owner       string    `yaml:"owner" jsonschema_description:"Whom to ask about the dataset; shown on its page and in alerts."`
+
+	MaxQuarantined int `yaml:"max_quarantined" jsonschema:"minimum=1,maximum=100000" jsonschema_description:"With schema: quarantine, how many rows of a run may be quarantined; with more, nothing is published. Default: 1000 rows and 1 % of the rows read, both."`
 }
 
 // Paging is how a table is paged.

@@ -215,6 +215,7 @@ func (v *validator) job(key string, j Job) {
 	if r := j.Refresh; r != nil {
 		v.refresh(key+".refresh", r)
 	}
+	v.quarantines(key, j)
 	if s := j.Schedule; s != nil {
 		v.schedule(key+".schedule", s)
 	}

@@ -35,6 +35,8 @@ type info struct {
 	Expired    []string           `json:"expired,omitempty"` // windows that were removed
 	Merge      *MergeInfo         `json:"merge,omitempty"`
 	Care       string             `json:"care,omitempty"` // what dataset care did, in one sentence
+
+	Quarantined int64 `json:"quarantined,omitempty"` // rows that did not fit
 }
 
 // WindowChange is a window that a version has read anew.
@@ -70,6 +72,8 @@ type Version struct {
 	Expired    []string           `json:"expired,omitempty"`
 	Merge      *MergeInfo         `json:"merge,omitempty"` // of a merge: changed rows were written, the others left or copied
 	Care       string             `json:"care,omitempty"`  // "12 files merged into 1", of a version that has read nothing
+
+	Quarantined int64 `json:"quarantined,omitempty"` // rows that did not fit, and are in the quarantine
 }
 
 // versionOf decodes an entry's provenance. What cannot be decoded stays empty: commitInfo is free-form, and
@@ -88,7 +92,7 @@ func versionOf(e delta.Entry) Version {
 		var i info
 		if json.Unmarshal(raw, &i) == nil {
 			v.Job, v.Run, v.Table, v.Source, v.Scope, v.Query, v.SchemaDiff, v.Evidence = i.Job, i.Run, i.Table, i.Source, i.Scope, i.Query, i.SchemaDiff, i.Evidence
-			v.Unit, v.Windows, v.Expired, v.Merge, v.Care = i.Unit, i.Windows, i.Expired, i.Merge, i.Care
+			v.Unit, v.Windows, v.Expired, v.Merge, v.Care, v.Quarantined = i.Unit, i.Windows, i.Expired, i.Merge, i.Care, i.Quarantined
 		}
 	}
 	return v

@@ -39,7 +39,8 @@ const DefaultFileBytes = 512 << 20
 
 // Dataset is one published table: a Delta table at the root of its bucket view. It is safe for concurrent use.
 type Dataset struct {
-	b    store.Bucket
+	root store.Bucket
+	b    store.Bucket // below path
 	path string
 	log  *delta.Log
 }
@@ -47,7 +48,7 @@ type Dataset struct {
 // Open returns the dataset at path of b ("" = the root of b). It reads nothing.
 func Open(b store.Bucket, path string) *Dataset {
 	view := store.Prefixed(b, path)
-	return &Dataset{b: view, path: path, log: delta.Open(view)}
+	return &Dataset{root: b, b: view, path: path, log: delta.Open(view)}
 }
 
 // Spec is one refresh of a dataset.
@@ -63,9 +64,11 @@ type Spec struct {
 	Description  string
 	Schema       *arrow.Schema // of the checked records; column comments in the field metadata ("comment")
 	Key          []string
-	AcceptSchema bool   // publish even if columns went, changed type or became stricter, or another job has published before
-	Engine       string // "tablexport/1.2.3"
-	FileBytes    int64  // size at which the next file is begun (512 MiB)
+	Contract     Contract
+	Quarantine   *Quarantine // with the contract Quarantined: rows that do not fit may be set aside
+	AcceptSchema bool        // publish even if columns went, changed type or became stricter, or another job has published before
+	Engine       string      // "tablexport/1.2.3"
+	FileBytes    int64       // size at which the next file is begun (512 MiB)
 	Parquet      parquet.Options
 	Marks        map[string]time.Time // points in time that the commit leaves for later runs, to the millisecond: see [Refresh.Mark]
 	Now          func() time.Time     // nil = time.Now
@@ -90,6 +93,9 @@ func (s *Spec) validate() error {
 		return fmt.Errorf("export: the table has a column %s, so it cannot be partitioned by a column of that name", s.Partition)
 	case s.FileBytes < 0:
 		return fmt.Errorf("export: files of %d bytes cannot be made", s.FileBytes)
+	}
+	if err := s.Contract.validate(s.Quarantine); err != nil {
+		return err
 	}
 	if s.FileBytes == 0 {
 		s.FileBytes = DefaultFileBytes
@@ -117,25 +123,31 @@ var ErrEnded = errors.New("export: the refresh has ended")
 
 // RowMismatch is the error of [Slice.Done] when the evidence speaks of another number of rows than was written.
 type RowMismatch struct {
-	Evidence, Written int64
+	Evidence, Written    int64
+	EvidenceAside, Aside int64 // rows for the quarantine
 }
 
 // Error implements error.
 func (e *RowMismatch) Error() string {
-	return fmt.Sprintf("export: the scan handed on %d rows, and %d were written: nothing was published", e.Evidence, e.Written)
+	text := fmt.Sprintf("export: the scan handed on %d rows, and %d were written", e.Evidence, e.Written)
+	if e.EvidenceAside != e.Aside {
+		text += fmt.Sprintf("; it set %d aside, and %d are for the quarantine", e.EvidenceAside, e.Aside)
+	}
+	return text + ": nothing was published"
 }
 
 // Commit is what was published.
 type Commit struct {
-	Version    int64
-	Rows       int64 // written
-	Files      int
-	Bytes      int64
-	Removed    int        // files of the previous version that were replaced
-	Expired    []string   // windows that were removed
-	SchemaDiff []string   // how columns, job and scope differ from the version before: see [SchemaChange].Diff; "scope: narrow (verified) → all (unrestricted)"
-	Merge      *MergeInfo // of a merge
-	Repeated   bool       // this run had been published before (txn): nothing new was written
+	Version     int64
+	Rows        int64 // written
+	Files       int
+	Bytes       int64
+	Quarantined int64      // rows that did not fit, and are in the quarantine
+	Removed     int        // files of the previous version that were replaced
+	Expired     []string   // windows that were removed
+	SchemaDiff  []string   // how columns, job and scope differ from the version before: see [SchemaChange].Diff; "scope: narrow (verified) → all (unrestricted)"
+	Merge       *MergeInfo // of a merge
+	Repeated    bool       // this run had been published before (txn): nothing new was written
 }
 
 // Snapshot is the dataset's log snapshot.

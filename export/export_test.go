@@ -588,10 +588,18 @@ func TestSchemaChanges(t *testing.T) {
 		}), []string{"+ Extra double not null"}, false, ""},
 		{"column gone", with(func(f []arrow.Field) []arrow.Field { return slices.Delete(f, 3, 4) }), []string{"- Quantity decimal(12,3)"}, false, "Id,Generation,Line_No,Amount,Notes,Day,Changed,Void"},
 		{"type changed", with(func(f []arrow.Field) []arrow.Field { f[2].Type = arrow.BinaryTypes.String; return f }), []string{"~ Line_No integer → string"}, false, ""},
-		{"precision changed", with(func(f []arrow.Field) []arrow.Field {
+		{"wider", with(func(f []arrow.Field) []arrow.Field {
 			f[3].Type = &arrow.Decimal128Type{Precision: 14, Scale: 3}
 			return f
-		}), []string{"~ Quantity decimal(12,3) → decimal(14,3)"}, false, ""},
+		}), []string{"~ Quantity decimal(12,3) → decimal(14,3)"}, true, "Id,Generation,Line_No,Quantity,Amount,Notes,Day,Changed,Void"},
+		{"narrower", with(func(f []arrow.Field) []arrow.Field {
+			f[3].Type = &arrow.Decimal128Type{Precision: 12, Scale: 4}
+			return f
+		}), []string{"~ Quantity decimal(12,3) → decimal(12,4)"}, false, ""},
+		{"wider and stricter", with(func(f []arrow.Field) []arrow.Field {
+			f[2].Type, f[1].Nullable = arrow.PrimitiveTypes.Int64, false
+			return f
+		}), []string{"~ Generation long → long not null", "~ Line_No integer → long"}, false, ""},
 		{"stricter", with(func(f []arrow.Field) []arrow.Field { f[1].Nullable = false; return f }), []string{"~ Generation long → long not null"}, false, ""},
 		{"laxer", with(func(f []arrow.Field) []arrow.Field { f[0].Nullable = true; return f }), []string{"~ Id string not null → string"}, false, ""},
 		{"other case", with(func(f []arrow.Field) []arrow.Field { f[1].Name = "GENERATION"; return f }), []string{"- Generation long", "+ GENERATION long"}, false, ""},

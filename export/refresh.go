@@ -86,7 +86,7 @@ func commitOf(e delta.Entry, spec *Spec) *Commit {
 	if v.Run != spec.RunID || v.Job != spec.Job || v.Unit != spec.Unit {
 		return nil
 	}
-	return &Commit{Version: e.Version, Rows: v.Rows, Files: v.Files, Bytes: v.Bytes, Removed: v.Removed, Expired: v.Expired, Repeated: true}
+	return &Commit{Version: e.Version, Rows: v.Rows, Files: v.Files, Bytes: v.Bytes, Removed: v.Removed, Expired: v.Expired, Quarantined: v.Quarantined, Repeated: true}
 }
 
 // Published returns what an earlier attempt of this run has published, if it has.
@@ -154,6 +154,9 @@ func (r *Refresh) Commit(ctx context.Context) (Commit, error) {
 		if err := s.settle(ctx); err != nil {
 			return Commit{}, err
 		}
+	}
+	if err := r.quarantine(ctx); err != nil {
+		return Commit{}, err
 	}
 	return r.publish(ctx)
 }
@@ -236,6 +239,7 @@ func (r *Refresh) actions(base *delta.Snapshot) ([]delta.Action, Commit, error) 
 			return nil, c, err
 		}
 		files = append(files, adds...)
+		c.Quarantined += int64(len(s.misfits))
 		c.Rows, c.Files, c.Bytes = c.Rows+s.rows, c.Files+len(s.parts), c.Bytes+s.bytes()
 		app := r.spec.appID(s.spec.Value)
 		if r.merge != nil && s == r.merge.copied {
@@ -283,7 +287,7 @@ func (r *Refresh) removes(base *delta.Snapshot, now time.Time, c *Commit) (out [
 func (r *Refresh) commitInfo(base *delta.Snapshot, c *Commit, now time.Time) delta.CommitInfo {
 	origin := info{
 		Job: r.spec.Job, Run: r.spec.RunID, Unit: r.spec.Unit, Table: r.spec.Table, Source: r.spec.Source,
-		Scope: r.spec.Scope, Query: r.spec.Query, SchemaDiff: c.SchemaDiff, Expired: c.Expired,
+		Scope: r.spec.Scope, Query: r.spec.Query, SchemaDiff: c.SchemaDiff, Expired: c.Expired, Quarantined: c.Quarantined,
 	}
 	parameters := map[string]string{"mode": "Overwrite", "partitionBy": "[]"}
 	if r.spec.Partition == "" {
@@ -306,6 +310,7 @@ func (r *Refresh) commitInfo(base *delta.Snapshot, c *Commit, now time.Time) del
 			"numOutputRows":   strconv.FormatInt(c.Rows, 10),
 			"numOutputBytes":  strconv.FormatInt(c.Bytes, 10),
 			"numRemovedFiles": strconv.Itoa(c.Removed),
+			"numQuarantined":  strconv.FormatInt(c.Quarantined, 10),
 		},
 		infoKey: origin,
 	}

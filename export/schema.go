@@ -11,12 +11,17 @@ import (
 // SchemaChange refuses a refresh whose columns contradict the published ones.
 type SchemaChange struct {
 	Dataset string
+	Frozen  bool     // the job takes over no change at all
 	Diff    []string // one line per column: "- Quantity decimal(12,3)", "~ Line_No integer → string", "+ Notes string"
 }
 
 // Error implements error.
 func (e *SchemaChange) Error() string {
-	return fmt.Sprintf("export: the columns of %q are not those that are published there (%s); look at what reads the dataset, then run once with --accept-schema",
+	frozen := ""
+	if e.Frozen {
+		frozen = "the job's schema is frozen: "
+	}
+	return fmt.Sprintf("export: "+frozen+"the columns of %q are not those that are published there (%s); look at what reads the dataset, then run once with --accept-schema",
 		e.Dataset, strings.Join(e.Diff, "; "))
 }
 
@@ -141,11 +146,12 @@ func (d *Dataset) plan(base *delta.Snapshot, spec *Spec, newID func() string) (*
 		}
 		was := base.Metadata.PartitionColumns
 		merged, diff, additive := reconcile(withoutPartitions(old, was), fresh, was, partitions)
-		if !additive && !spec.AcceptSchema {
-			return nil, &SchemaChange{Dataset: d.name(), Diff: diff}
+		allowed, wider := spec.Contract.permit(withoutPartitions(old, was), fresh, diff, additive, slices.Equal(was, partitions))
+		if !allowed && !spec.AcceptSchema {
+			return nil, &SchemaChange{Dataset: d.name(), Diff: diff, Frozen: spec.Contract == Freeze}
 		}
 		p.breaks = !additive
-		if p.diff = append(diff, originDiff(conf, provenance(spec))...); additive {
+		if p.diff = append(diff, originDiff(conf, provenance(spec))...); additive || wider {
 			fields = merged
 		}
 	}

@@ -39,6 +39,7 @@ type Slice struct {
 	rows     int64
 	open     *part
 	parts    []*part
+	misfits  []Misfit
 	evidence []evidence.Evidence
 	done     bool
 	err      error // why it has ended
@@ -229,15 +230,13 @@ func (s *Slice) Done(ctx context.Context, proof ...evidence.Evidence) error {
 	if len(proof) == 0 {
 		return s.fail(&evidence.Incomplete{Reason: "there is no evidence"})
 	}
-	read := int64(0)
 	for _, ev := range proof {
 		if err := ev.Judge(); err != nil {
 			return s.fail(err)
 		}
-		read += ev.Rows
 	}
-	if read != s.rows {
-		return s.fail(&RowMismatch{Evidence: read, Written: s.rows})
+	if err := s.balanced(proof); err != nil {
+		return s.fail(err)
 	}
 	if s.r.repeated == nil {
 		if err := s.close(ctx); err != nil {

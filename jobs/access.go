@@ -69,12 +69,16 @@ func Compare(ctx context.Context, job Job, next, current *odata.Session) (Access
 
 // sample reads some rows as the job would, and holds them to the scope.
 func (a *Access) sample(ctx context.Context, plan *Plan, s *odata.Session) error {
-	err := some(ctx, s, plan.Query(), sampleRows, func(rec arrow.Record) error {
-		checked, err := plan.Scope.Check(rec)
-		checked.Release()
+	t, err := newSampleTester(plan, s)
+	if err != nil {
+		return err
+	}
+	err = some(ctx, s, plan.Query(), sampleRows, func(rec arrow.Record) error {
+		err := t.inspect(rec, int64(a.Sampled))
 		a.Sampled += int(rec.NumRows())
 		return err
 	})
+	err = t.settle(ctx, err)
 	switch {
 	case as[*scope.Violation](err):
 		a.Problems = append(a.Problems, "it was given a row outside the scope: "+err.Error())
@@ -249,7 +253,7 @@ func (c *comparison) visible(ctx context.Context, s *odata.Session, keys []strin
 func keyText(column arrow.Array, row int) (text string, ok bool) {
 	switch a := column.(type) {
 	case *array.String:
-		return a.Value(row), !strings.ContainsAny(a.Value(row), ",'")
+		return strings.Clone(a.Value(row)), !strings.ContainsAny(a.Value(row), ",'") // the record's memory may be used again
 	case *array.Int16:
 		return strconv.FormatInt(int64(a.Value(row)), 10), true
 	case *array.Int32:

@@ -219,6 +219,8 @@ var rules = []rule{
 	{Data, as[*odata.DataError]},
 	{Data, as[*edm.CSDLError]},
 	{Data, as[*export.SchemaChange]},
+	{Data, as[*export.QuarantineLimit]},
+	{Data, as[*odata.AsideLimitError]},
 	{Data, as[*delta.Corrupt]},
 	{Data, as[*delta.Unsupported]},
 	{Data, as[*export.RowMismatch]},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"log/slog"
 	"maps"
 	"slices"
 	"sync"
@@ -531,4 +532,36 @@ const chunkText = 1_200
 // chunks gives conditions on the owner's key that cover keys.
 func chunks(plan *OwnerPlan, keys []string) iter.Seq2[filter.Bound, error] {
 	return filter.KeyChunks(plan.Table, plan.Key.Name, keys, chunkText)
+}
+
+// newSampleTester tests a few rows of a plan, outside of a run. It does not read the owner tables: it knows no owner, so that settle asks for those of the
+// rows that came, by their keys.
+func newSampleTester(plan *Plan, session *odata.Session) (*tester, error) {
+	x := &run{Runner: &Runner{}, plan: plan, log: slog.New(slog.DiscardHandler)}
+	p, err := knowsNobody("", plan.Scope, plan.Owners)
+	if err != nil {
+		return nil, err
+	}
+	return x.newTester(session, p, func(scope.Checked) error { return nil }), nil
+}
+
+// knowsNobody is a prover whose key sets are empty.
+func knowsNobody(owner string, s *scope.Scope, plans []*OwnerPlan) (*prover, error) {
+	p := &prover{owner: owner, scope: s, owners: make(map[string]*ownerSet, len(plans))}
+	bind := make(map[string]*scope.Keys, len(plans))
+	for _, plan := range plans {
+		own, err := knowsNobody(plan.Table.Name, plan.Scope, plan.Owners)
+		if err != nil {
+			return nil, err
+		}
+		keys, err := scope.NewKeys(plan.Table, own.scope)
+		if err != nil {
+			return nil, err
+		}
+		keys.Seal()
+		p.owners[plan.Column.Name], bind[plan.Column.Name] = &ownerSet{plan: plan, keys: keys, own: own}, keys
+	}
+	var err error
+	p.scope, err = s.Bind(bind)
+	return p, err
 }

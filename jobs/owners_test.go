@@ -14,6 +14,7 @@ import (
 	"github.com/tablexport/tablexport/odata"
 	"github.com/tablexport/tablexport/odata/scope"
 	"github.com/tablexport/tablexport/odata/simulator"
+	"github.com/tablexport/tablexport/secrets"
 )
 
 const (
@@ -280,4 +281,27 @@ func TestTooManyOwners(t *testing.T) {
 		t.Fatal(err)
 	}
 	stands()
+}
+
+// A new token is tried on a job whose scope is proven by owners, too: a few rows are read, and their owners asked for by key. One that is shown rows outside the
+// scope is found out.
+func TestCompareByOwner(t *testing.T) {
+	for _, hops := range []int{1, 2} {
+		d := &deaf{table: lines, prefix: "Sales_Order_Reference"}
+		r := newRig(t, simulator.Options{}, d.behind())
+		j := r.owned(hops)
+		token, err := r.keeper.Lease(t.Context(), secrets.LeaseRequest{Name: tokenName, Instance: "acme", Host: r.runner.Instances["acme"].Client.Host(), Purpose: "test", Job: j.Name})
+		must(t, err)
+		session := r.runner.Instances["acme"].Client.Open(token)
+		a, err := jobs.Compare(t.Context(), j, session, session)
+		if err != nil || len(a.Problems) > 0 || a.Sampled == 0 {
+			t.Errorf("%v %+v", err, a)
+		}
+		d.on.Store(true)
+		a, err = jobs.Compare(t.Context(), j, session, session)
+		if err != nil || len(a.Problems) != 1 || !strings.Contains(a.Problems[0], "outside the scope") {
+			t.Errorf("%v %+v", err, a)
+		}
+		must(t, token.Close(t.Context()))
+	}
 }

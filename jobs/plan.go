@@ -8,6 +8,7 @@ import (
 
 	"github.com/apache/arrow/go/v17/arrow"
 
+	"github.com/tablexport/tablexport/export"
 	"github.com/tablexport/tablexport/export/store"
 	"github.com/tablexport/tablexport/odata"
 	"github.com/tablexport/tablexport/odata/edm"
@@ -17,23 +18,25 @@ import (
 
 // Job is one export, as configured: a table, under a scope, into a dataset.
 type Job struct {
-	Name         string
-	Description  string
-	Instance     string
-	Table        string
-	Select       []string // nil = every column that holds no secret
-	Filter       string
-	ScopeName    string
-	Where        string // the scope's rule
-	Unrestricted bool   // the scope admits everything
-	Delegated    bool   // scope rules on owner paths are accepted
-	VerifyOwner  bool   // scope rules on owner paths are proven by the owners' keys
-	MaxOwnerKeys int    // owner keys in memory at most (scope.DefaultMaxOwnerKeys)
-	Paging       odata.Paging
-	PageSize     int
-	Store        string
-	Path         string // of the dataset, in its store
-	Refresh      Refresh
+	Name           string
+	Description    string
+	Instance       string
+	Table          string
+	Select         []string // nil = every column that holds no secret
+	Filter         string
+	ScopeName      string
+	Where          string          // the scope's rule
+	Unrestricted   bool            // the scope admits everything
+	Delegated      bool            // scope rules on owner paths are accepted
+	VerifyOwner    bool            // scope rules on owner paths are proven by the owners' keys
+	Schema         export.Contract // what may become of the dataset's columns
+	MaxQuarantined int64           // rows in the quarantine at most (export.DefaultQuarantined and DefaultQuarantinedPercent)
+	MaxOwnerKeys   int             // owner keys in memory at most (scope.DefaultMaxOwnerKeys)
+	Paging         odata.Paging
+	PageSize       int
+	Store          string
+	Path           string // of the dataset, in its store
+	Refresh        Refresh
 }
 
 // Plan is what a run of a job will ask and publish. It is made without asking anyone.
@@ -45,6 +48,7 @@ type Plan struct {
 	Filter   filter.Bound  // the job's filter and the scope's rule, as the server is asked
 	Scope    *scope.Scope  //
 	Fetched  *arrow.Schema // of fetched records
+	Tested   []string      // columns that rows are tested by: the scope's, and the window's
 	Windowed *Windowed     // how the table is read by period; nil: whole
 	Compared *Compared     // how changed rows are found; nil: not at all
 	Owners   []*OwnerPlan  // owner tables that are read first, since the scope is proven by them
@@ -117,6 +121,9 @@ func (b *planner) note(format string, args ...any) {
 
 // path checks where the dataset goes; "" is the root of the store.
 func (b *planner) path() {
+	if m := b.Job.Refresh.Mode; b.Job.Schema == export.Quarantined && m != Whole && m != Windows {
+		b.problem("schema", "rows are quarantined where the whole table or windows of it are read, not by "+string(m), "write schema: freeze or evolve")
+	}
 	if b.Job.Path == "" {
 		return
 	}
@@ -243,6 +250,7 @@ func (b *planner) bind() {
 	if b.Windowed != nil && b.Windowed.Checked != "" {
 		needed = append(needed, b.Windowed.Checked)
 	}
+	b.Tested = needed
 	for _, name := range needed {
 		if !slices.Contains(b.Fetch, name) {
 			b.Fetch = append(b.Fetch, name)

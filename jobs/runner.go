@@ -114,6 +114,9 @@ type Result struct {
 	Merge    *export.MergeInfo `json:"merge,omitempty"`   // what changed, of a refresh by changes
 	Whole    string            `json:"whole,omitempty"`   // why such a refresh has read the whole table
 	Seconds  float64           `json:"seconds"`
+
+	Quarantined int64    `json:"quarantined,omitempty"` // rows that do not fit, and are in the quarantine
+	Contract    []string `json:"contract,omitempty"`    // columns whose published types hold against the source's
 }
 
 // run is one run under way.
@@ -283,6 +286,9 @@ func (x *run) leased(ctx context.Context) (err error) {
 	if x.plan, err = NewPlan(x.Job, model); err != nil {
 		return err
 	}
+	if err := x.underContract(ctx, model); err != nil {
+		return err
+	}
 	if x.plan.Windowed != nil {
 		return x.windows(ctx, session)
 	}
@@ -333,7 +339,7 @@ func (x *run) spec(unit string) export.Spec {
 	s := export.Spec{
 		Job: x.Job.Name, RunID: x.id, Unit: unit, Table: x.plan.Table.Name, Source: x.Job.Instance + " (" + x.Instances[x.Job.Instance].Client.Host() + ")",
 		Query: x.plan.Text(), QueryID: x.plan.QueryID(), Scope: stamp, Description: x.Job.Description, Schema: x.plan.Scope.Schema(),
-		Key: x.plan.PublishedKey(), AcceptSchema: x.AcceptSchema, Engine: x.Engine,
+		Key: x.plan.PublishedKey(), Contract: x.Job.Schema, Quarantine: x.plan.quarantine(), AcceptSchema: x.AcceptSchema, Engine: x.Engine,
 		Parquet: parquet.Options{LowMemory: x.LowMemory},
 	}
 	if x.plan.Windowed != nil {
@@ -389,8 +395,11 @@ func (x *run) scan(ctx context.Context, session *odata.Session, q odata.Query, s
 	if err != nil {
 		return nil, x.violated(ctx, err)
 	}
-	q.Inspect = further
+	q.Inspect, q.Aside = further, x.plan.aside()
 	scan, err := x.provenScan(ctx, session, q, p, func(rows scope.Checked) error { return slice.Write(ctx, rows) })
+	if err == nil {
+		err = x.setAside(p, scan, slice)
+	}
 	return scan, x.violated(ctx, err)
 }
 
@@ -439,6 +448,9 @@ func (x *run) publish(ctx context.Context, refresh *export.Refresh, ev evidence.
 		return errors.Join(err, unaudited(aerr))
 	}
 	x.committed(commit, stamp)
+	if commit.Quarantined > 0 {
+		detail["quarantined"], detail["quarantine"] = strconv.FormatInt(commit.Quarantined, 10), x.dataset.Quarantine().Location()
+	}
 	detail["version"] = strconv.FormatInt(commit.Version, 10)
 	_, aerr := x.Audit.Append(context.WithoutCancel(ctx), x.entry("publish", audit.OK, ev.Rows, detail))
 	x.sweep(ctx)
@@ -455,6 +467,7 @@ func (x *run) committed(c export.Commit, stamp scope.Stamp) {
 	if x.result.Merge = c.Merge; c.Merge != nil {
 		x.result.Rows = c.Merge.Written // and not what had to be copied
 	}
+	x.result.Quarantined += c.Quarantined
 	x.result.Scope, x.result.Expired = stamp, append(x.result.Expired, c.Expired...)
 	for _, change := range c.SchemaDiff {
 		if !slices.Contains(x.result.Schema, change) {
@@ -469,9 +482,16 @@ func (x *run) sweep(ctx context.Context) {
 	if age <= 0 {
 		age = 24 * time.Hour
 	}
-	report, err := x.dataset.Sweep(ctx, age, false)
+	x.sweepOne(ctx, x.dataset, age)
+	if side := x.dataset.Quarantine(); side != nil && x.Job.Schema == export.Quarantined {
+		x.sweepOne(ctx, side, age)
+	}
+}
+
+func (x *run) sweepOne(ctx context.Context, d *export.Dataset, age time.Duration) {
+	report, err := d.Sweep(ctx, age, false)
 	if err != nil {
-		x.log.Warn("leftovers could not be swept", "dataset", x.target, "error", err)
+		x.log.Warn("leftovers could not be swept", "dataset", d.Location(), "error", err)
 	} else if report.Removed+report.Uploads > 0 {
 		x.log.Info("leftovers of interrupted runs were removed", "files", report.Removed, "uploads", report.Uploads, "bytes", report.Bytes)
 	}

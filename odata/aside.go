@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/apache/arrow/go/v17/arrow"
+	"github.com/apache/arrow/go/v17/arrow/array"
+	"github.com/apache/arrow/go/v17/arrow/memory"
 )
 
 // Rows that do not fit the table's model can be set aside instead of ending the scan. Such a row still is a row of the table: it was sent, it has a
@@ -42,6 +44,8 @@ type AsideRow struct {
 	Column  string   // the first column whose value does not fit
 	Problem string   // what is wrong with it; never holds a value
 	Text    string   // the row as JSON, its values as they were sent, Aside.Keep only
+	// Record is one row: the key and the anchors as they are, null in every other column of Query.Select.
+	Record arrow.Record
 }
 
 // AsideLimitError says that too many rows do not fit the table's model to set them aside.
@@ -169,13 +173,15 @@ func (pg *intake) stood(rec arrow.Record, keys boundKeys, row int, m mark) error
 	if !pg.p.hands {
 		return nil
 	}
-	if s.q.Belongs != nil {
-		shown := pg.p.project(rec)
-		defer shown.Release()
-		if !s.q.Belongs(shown, row) {
-			pg.outside++
-			return nil
-		}
+	shown := pg.p.project(rec)
+	defer shown.Release()
+	if s.q.Belongs != nil && !s.q.Belongs(shown, row) {
+		pg.outside++
+		return nil
+	}
+	var err error
+	if m.Record, err = copyRow(shown, row); err != nil {
+		return err
 	}
 	for i := range keys.cols {
 		if len(s.q.Table.Key) > 0 {
@@ -188,6 +194,20 @@ func (pg *intake) stood(rec arrow.Record, keys boundKeys, row int, m mark) error
 		return &AsideLimitError{Table: s.q.Table.Name, Limit: n - 1, Column: m.Column, Problem: m.Problem}
 	}
 	return nil
+}
+
+// copyRow is one row of a record, in memory of its own: nobody needs to release it.
+func copyRow(rec arrow.Record, row int) (arrow.Record, error) {
+	columns := make([]arrow.Array, rec.NumCols())
+	for i, c := range rec.Columns() {
+		slice := array.NewSlice(c, int64(row), int64(row)+1)
+		defer slice.Release()
+		var err error
+		if columns[i], err = array.Concatenate([]arrow.Array{slice}, memory.DefaultAllocator); err != nil {
+			return nil, err
+		}
+	}
+	return array.NewRecord(rec.Schema(), columns, 1), nil
 }
 
 // putAside makes rows that were set aside part of the scan.

@@ -224,6 +224,9 @@ func (g *globals) printVersions(history []export.Version) {
 		}
 		rows = append(rows, []string{fmt.Sprint(v.Version), stamp(v.Timestamp), count(v.Rows), fmt.Sprint(v.Files),
 			fmt.Sprintf("%s (%s)", v.Scope.Name, v.Scope.Enforcement), evidence})
+		if v.Quarantined > 0 {
+			rows = append(rows, []string{"", "", "", "", "", count(v.Quarantined) + " row(s) that did not fit are in the quarantine"})
+		}
 		for _, rule := range v.Scope.Owners {
 			rows = append(rows, []string{"", "", "", "", "", "verified via owner: " + rule})
 		}

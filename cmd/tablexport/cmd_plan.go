@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"regexp"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/tablexport/tablexport/export"
 	"github.com/tablexport/tablexport/jobs"
 	"github.com/tablexport/tablexport/jobs/schedule"
 	"github.com/tablexport/tablexport/odata"
@@ -201,6 +203,13 @@ func (g *globals) printPlan(v planView, plan *jobs.Plan) {
 		g.printf("compare   %s\n", v.Compare)
 	}
 	g.printf("into      %s\n", v.Dataset)
+	if plan.Job.Schema == export.Quarantined {
+		most := fmt.Sprintf("%s rows and %d %% of those read", count(export.DefaultQuarantined), export.DefaultQuarantinedPercent)
+		if n := plan.Job.MaxQuarantined; n > 0 {
+			most = count(n) + " rows"
+		}
+		g.printf("misfits   %s, at most %s\n", v.Dataset+export.QuarantineSuffix, most)
+	}
 	if v.Rows != nil {
 		g.printf("rows      %s now\n", count(*v.Rows))
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/tablexport/tablexport/export"
 	"github.com/tablexport/tablexport/jobs"
 )
 
@@ -144,6 +145,12 @@ func (g *globals) printResult(r jobs.Result) {
 		proof += fmt.Sprintf(", scan %d", ev.Attempts)
 	}
 	g.printf("  complete  %s (%d requests)\n", proof, ev.Requests)
+	if r.Quarantined > 0 {
+		g.printf("  misfits   %s row(s) that do not fit are in %s\n", count(r.Quarantined), r.Dataset+export.QuarantineSuffix)
+	}
+	for _, kept := range r.Contract {
+		g.printf("  contract  %s\n", kept)
+	}
 	for _, change := range r.Schema {
 		g.printf("  schema    %s\n", change)
 	}

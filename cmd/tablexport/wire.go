@@ -382,10 +382,18 @@ func (a *app) job(name string) (jobs.Job, error) {
 	return jobs.Job{
 		Name: name, Description: j.Description, Instance: j.Instance, Table: j.Table, Select: j.Select, Filter: j.Filter,
 		ScopeName: j.Scope, Where: s.Where, Unrestricted: s.Unrestricted, Delegated: j.Delegated,
-		VerifyOwner: s.Verify == "owner", MaxOwnerKeys: s.MaxOwnerKeys,
+		VerifyOwner: s.Verify == "owner", MaxOwnerKeys: s.MaxOwnerKeys, Schema: contractOf(j.Schema), MaxQuarantined: int64(j.MaxQuarantined),
 		Paging: odata.Paging(j.Paging.Mode), PageSize: j.Paging.PageSize, Store: j.Store, Path: j.Path,
 		Refresh: refresh,
 	}, nil
+}
+
+// contractOf is a job's schema contract; evolve is the one that goes without saying.
+func contractOf(schema string) export.Contract {
+	if schema == "evolve" {
+		return export.Evolve
+	}
+	return export.Contract(schema)
 }
 
 // runner joins everything that a run needs, for the named jobs.

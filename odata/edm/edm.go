@@ -14,6 +14,7 @@ package edm
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -269,6 +270,20 @@ func (t *Table) index() error {
 		t.Columns[i].Key, t.Columns[i].Nullable = true, false
 	}
 	return nil
+}
+
+// With returns a model in which t stands in place of the table of its name; the others are shared. t is copied, and checked as [New] does.
+func (m *Model) With(t Table) (*Model, error) {
+	if _, ok := m.tables[t.Name]; !ok {
+		return nil, fmt.Errorf("edm: there is no table %q to replace", t.Name)
+	}
+	t.Columns = append(make([]Column, 0, len(t.Columns)), t.Columns...)
+	if err := t.index(); err != nil {
+		return nil, err
+	}
+	tables := maps.Clone(m.tables)
+	tables[t.Name] = &t
+	return &Model{tables: tables, names: m.names}, nil
 }
 
 // Table finds a table by its exact name.
