@@ -321,3 +321,17 @@ func TestRotatedValueIsSeenAtOnce(t *testing.T) {
 	text := bytes.Join([][]byte{[]byte(fmt.Sprintf("%+v", service.session))}, nil)
 	canaries[0].Absent(t, "the session", text)
 }
+
+// Whoever looks at the secret in Vault sees what it is for, without the right to read it.
+func TestCustomMetadata(t *testing.T) {
+	server := vaultserver.Start(t)
+	mount := server.NewMount(t)
+	c := stage(t, open(t, appRole(t, server, mount, "tablexport-rotate", nil)), "bi/x")
+	meta := server.Call(t, http.MethodGet, mount+"/metadata/tablexport/tokens/bi/x", nil)
+	custom, _ := meta["custom_metadata"].(map[string]any)
+	want := map[string]any{"managed_by": "tablexport", "instance": "acme", "host": secretstest.Binding.Host, "environment": secrets.Production}
+	if fmt.Sprint(custom) != fmt.Sprint(want) {
+		t.Errorf("%v, want %v", custom, want)
+	}
+	c.Absent(t, "the metadata", []byte(fmt.Sprint(meta)))
+}

@@ -69,7 +69,7 @@ func (v *Vault) addVersion(ctx context.Context, name string, data tokenData) (kv
 	for try := 1; try <= writeTries; try++ {
 		meta, found, err := v.metadata(ctx, name)
 		if err == nil && !found {
-			if err = v.create(ctx, name); err == nil {
+			if err = v.create(ctx, name, data.binding()); err == nil {
 				continue // and see whether it is what a version 2 engine makes of it
 			}
 		}
@@ -122,9 +122,11 @@ func unknownIf(err, lost error) error {
 
 // create makes the secret without a version, so that it keeps more of them than Vault's default and takes
 // check-and-set writes only. Doing it twice, or at once with another, does no harm.
-func (v *Vault) create(ctx context.Context, name string) error {
+func (v *Vault) create(ctx context.Context, name string, b secrets.Binding) error {
 	path := v.path("metadata", "tokens/"+name)
-	body, err := json.Marshal(map[string]any{"max_versions": keepVersions, "cas_required": true})
+	// What people and other tools see of it in Vault without reading it; nothing here believes it.
+	custom := map[string]string{"managed_by": "tablexport", "instance": b.Instance, "host": b.Host, "environment": b.Environment}
+	body, err := json.Marshal(map[string]any{"max_versions": keepVersions, "cas_required": true, "custom_metadata": custom})
 	if err != nil {
 		return fmt.Errorf("hashivault: encode metadata: %w", err)
 	}
