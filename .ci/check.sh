@@ -85,6 +85,11 @@ else
 fi
 step "go test, all servers required" tests -timeout 20m ./...
 step "go test -race, all servers required" tests -race -timeout 20m ./...
+if [ -e .ci/bench/recorded.json ]; then
+  step "speed, against the recorded ratios" .ci/bench.sh --check
+else
+  skip "speed" "no ratios are recorded (.ci/bench.sh --record, on a quiet machine)"
+fi
 step "fuzz, ${FUZZTIME:-5s} a target" .ci/fuzz.sh
 
 printf '\n==> summary\n'

@@ -99,13 +99,7 @@ func bench(o options) error {
 	case o.compare:
 		err = t.compareAll(ctx, o, &r)
 	case o.record:
-		if r.Short, err = t.short(ctx, 5); err == nil {
-			err = t.compareAll(ctx, o, &r)
-		}
-		if err == nil {
-			o.sizes += ",50000000"
-			err = t.wholeRuns(ctx, o, &r)
-		}
+		err = t.recordAll(ctx, o, &r)
 		if o.out == "" {
 			o.out = o.recorded
 		}
@@ -114,7 +108,7 @@ func bench(o options) error {
 			err = changes(t.tablexport, filepath.Join(dir, "changes"), 1_000_000, o.page)
 		}
 	}
-	if o.out != "" && (err == nil || errors.As(err, new(missed))) {
+	if o.out != "" && (err == nil || as[missed](err)) {
 		text, merr := json.MarshalIndent(r, "", "  ")
 		if merr == nil {
 			merr = os.WriteFile(o.out, append(text, '\n'), 0o644)
@@ -124,8 +118,34 @@ func bench(o options) error {
 	return err
 }
 
+// recordAll goes on where a bar does not hold: what was measured is recorded all the same.
+func (t tools) recordAll(ctx context.Context, o options, r *report) (err error) {
+	if r.Short, err = t.short(ctx, 5); err != nil {
+		return err
+	}
+	o.sizes += ",50000000"
+	var all missed
+	for _, part := range []func(context.Context, options, *report) error{t.compareAll, t.wholeRuns} {
+		var m missed
+		if err := part(ctx, o, r); errors.As(err, &m) {
+			all = append(all, m...)
+		} else if err != nil {
+			return err
+		}
+	}
+	if len(all) > 0 {
+		return all
+	}
+	return nil
+}
+
 // missed are bars that do not hold.
 type missed []string
+
+func as[T error](err error) bool {
+	var t T
+	return errors.As(err, &t)
+}
 
 func (m missed) Error() string { return "bars that do not hold:\n  " + strings.Join(m, "\n  ") }
 
