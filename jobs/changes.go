@@ -148,8 +148,11 @@ func (x *run) compared(ctx context.Context, session *odata.Session, attempt int)
 	if err != nil {
 		return err
 	}
-	c := &merging{x: x, session: session, merge: merge, keys: extsort.New(extsort.Options{}), state: extsort.New(extsort.Options{}),
-		proof: export.MergeProof{Rows: -1}}
+	var memory extsort.Options
+	if x.LowMemory {
+		memory.Memory = extsort.DefaultMemory / 4
+	}
+	c := &merging{x: x, session: session, merge: merge, keys: extsort.New(memory), state: extsort.New(memory), proof: export.MergeProof{Rows: -1}}
 	defer func() {
 		c.keys.Close()
 		c.state.Close()

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tablexport/tablexport/export/delta"
+	"github.com/tablexport/tablexport/export/store"
 	"github.com/tablexport/tablexport/jobs"
 	"github.com/tablexport/tablexport/odata/edm"
 	"github.com/tablexport/tablexport/odata/simulator"
@@ -73,6 +75,31 @@ func TestWatermarkStaysOnFailure(t *testing.T) {
 	r.server.ClearFaults()
 	if res := r.merged(j); res.Merge == nil || res.Merge.Written != 7 {
 		t.Errorf("%+v", res.Merge)
+	}
+}
+
+// A watermark is not relied on where it lies in the future, or where others have changed the rows since: everything is compared.
+func TestWatermarkThatCannotBeReliedOn(t *testing.T) {
+	r := newRig(t, simulator.Options{Rows: map[string]int64{products: 200}})
+	j := byWatermark(products, "Update_Time")
+	for operation, at := range map[string]time.Duration{"OPTIMIZE": time.Hour, "RESTORE": 0, "DELETE": 0} {
+		r.merged(j)
+		if res := r.merged(j); res.Merge == nil || !res.Merge.Partial {
+			t.Fatalf("%+v %q", res.Merge, res.Whole)
+		}
+		log := delta.Open(store.Prefixed(r.files, j.Path))
+		base, err := log.Snapshot(t.Context())
+		must(t, err)
+		actions := []delta.Action{{CommitInfo: delta.CommitInfo{"operation": operation}}}
+		if at > 0 {
+			actions = append(actions, delta.Action{Txn: &delta.Txn{AppID: "tablexport/" + j.Name + "/watermark", Version: time.Now().Add(at).UnixMilli()}})
+		}
+		_, err = log.Commit(t.Context(), base, actions)
+		must(t, err)
+		must(t, errOf(r.server.Delete(products, 3)))
+		if res := r.merged(j); res.Merge == nil || res.Merge.Partial || res.Merge.Deleted != 3 {
+			t.Errorf("%s: %+v %q", operation, res.Merge, res.Whole)
+		}
 	}
 }
 
