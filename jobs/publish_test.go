@@ -379,3 +379,31 @@ func TestProgress(t *testing.T) {
 		t.Errorf("%v, at last %+v", phases, last)
 	}
 }
+
+// The ledger tells what a run has gone through, whoever has asked for it; a run that fails ends in the step that it was in.
+func TestStepsAreRecorded(t *testing.T) {
+	r := newRig(t, simulator.Options{})
+	names := func(id string) (out []string) {
+		steps, err := r.ledger.Steps(t.Context(), id)
+		must(t, err)
+		for i, s := range steps {
+			if s.N != i+1 || s.Ended.IsZero() || s.Ended.Before(s.Started) || i > 0 && !s.Started.Equal(steps[i-1].Ended) {
+				t.Errorf("%+v", s)
+			}
+			out = append(out, s.Name)
+		}
+		return out
+	}
+	res := r.exact(job(lines))
+	if got := names(res.RunID); !slices.Equal(got, []string{"preparing", "reading", "publishing"}) {
+		t.Errorf("%v", got)
+	}
+	r.server.Inject(simulator.Fault{Times: -1, Effect: simulator.Status(403, "")})
+	res, err := r.run(job(lines))
+	if err == nil {
+		t.Fatal("it was to fail")
+	}
+	if got := names(res.RunID); len(got) == 0 || got[0] != "preparing" || slices.Contains(got, "publishing") {
+		t.Errorf("%v", got)
+	}
+}

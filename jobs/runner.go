@@ -137,6 +137,8 @@ type run struct {
 	proofs []evidence.Evidence // of the windows in the result
 	done   int                 // windows
 	todo   int
+	at     stepAt
+	read   int64 // rows, in the step under way
 	most   int64 // rows of the windows that are read for the first time, all together; 0: not known
 }
 
@@ -502,13 +504,35 @@ func (x *run) entry(action, outcome string, rows int64, detail map[string]string
 		Table: x.plan.Table.Name, Rows: rows, Outcome: outcome, Detail: detail, Actor: x.Actor}
 }
 
-// progress passes news on, one at a time.
+// progress passes news on, one at a time, and records when the run goes over to another step.
 func (x *run) progress(p Progress) {
-	if x.Progress == nil {
-		return
-	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	p.Job, p.RunID, p.Done, p.Windows = x.Job.Name, x.id, x.done, x.todo
-	x.Progress(p)
+	x.step(p)
+	if x.Progress != nil {
+		x.Progress(p)
+	}
+}
+
+// step records a step of the run in the ledger, which is history: a step that cannot be written fails nothing. Windows that are read side by
+// side are one step. The last one, done, ends with the run.
+func (x *run) step(p Progress) {
+	at := stepAt{p.Phase, p.Attempt}
+	if at == x.at || p.Phase == Done {
+		x.read = p.Scan.Rows
+		return
+	}
+	s := ledger.Step{Run: x.id, Name: string(p.Phase), Attempt: p.Attempt, Started: time.Now()}
+	// The context may have ended: that is when a person wants to know how far the run has come.
+	if err := x.Ledger.Step(context.Background(), s, x.read); err != nil {
+		x.log.Warn("a step of the run could not be recorded", "step", p.Phase, "error", err)
+	}
+	x.at, x.read = at, p.Scan.Rows
+}
+
+// stepAt is where a run is.
+type stepAt struct {
+	phase   Phase
+	attempt int
 }
