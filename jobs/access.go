@@ -20,11 +20,10 @@ import (
 type Access struct {
 	Job      string   `json:"job"`
 	Table    string   `json:"table"`
-	Compared []string `json:"compared"`           // what of the two was compared: "rows of the scope", "keys of the scope", "rows of the table", …; none without a current token
-	Sampled  int      `json:"sampled"`            // rows that the new token read as the job would; they lie in the scope, unless Untested
-	Untested bool     `json:"untested,omitempty"` // the scope is proven by owners, which every run reads: the sampled rows were not held to it
-	Skipped  string   `json:"skipped,omitempty"`  // why the job could not be looked at: it does not fit the instance, whatever the token
-	Problems []string `json:"problems"`           // why the new token must not take the place of the current one
+	Compared []string `json:"compared"`          // what of the two was compared: "rows of the scope", "keys of the scope", "rows of the table", …; none without a current token
+	Sampled  int      `json:"sampled"`           // rows that the new token read as the job would, and that lie in the scope
+	Skipped  string   `json:"skipped,omitempty"` // why the job could not be looked at: it does not fit the instance, whatever the token
+	Problems []string `json:"problems"`          // why the new token must not take the place of the current one
 }
 
 // sampleRows is how many rows of a query are looked at, and how many keys are asked for by name (their list is part of a URL).
@@ -77,10 +76,6 @@ func (a *Access) sample(ctx context.Context, plan *Plan, s *odata.Session) error
 	err = some(ctx, s, plan.Query(), sampleRows, func(rec arrow.Record) error {
 		err := t.inspect(rec, int64(a.Sampled))
 		a.Sampled += int(rec.NumRows())
-		if errors.Is(err, scope.ErrOwners) {
-			a.Untested = true
-			return nil
-		}
 		return err
 	})
 	err = t.settle(ctx, err)

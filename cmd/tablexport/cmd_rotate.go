@@ -319,9 +319,6 @@ func (s *rotation) printAccess(all []jobs.Access) {
 			if len(a.Problems) > 0 {
 				what = strings.Join(a.Problems, "; ")
 			}
-			if a.Untested {
-				what += "; its scope is proven by owners, in every run"
-			}
 			s.printf("%-6s  %-20s %s: %d rows read in its scope; %s\n", mark(len(a.Problems) == 0), a.Job, a.Table, a.Sampled, what)
 		})
 	}
