@@ -14,6 +14,16 @@ import (
 // MinRetention is the least time for which a vacuum keeps removed files: a reader that has just opened a version can finish.
 const MinRetention = time.Hour
 
+// VacuumSpec is what a vacuum deletes.
+type VacuumSpec struct {
+	Engine string        // "tablexport/1.2.3"
+	Retain time.Duration // removed files stay that long. 0 = the table's delta.deletedFileRetentionDuration, or a week; an hour at least
+	DryRun bool          // only count
+	// Hold names versions whose files stay however old they are, given the time before which files were removed that are deleted: a set's
+	// pointer may need them. nil = none.
+	Hold func(before time.Time) ([]int64, error)
+}
+
 // VacuumReport says what a vacuum found.
 type VacuumReport struct {
 	Version int64         `json:"version"` // the newest version; files of older ones were looked at
@@ -21,17 +31,18 @@ type VacuumReport struct {
 	Found   int           `json:"found"`   // files whose retention has ended
 	Removed int           `json:"removed"` // of those; none in a dry run
 	Bytes   int64         `json:"bytes"`   // of what was found
-	Kept    int           `json:"kept"`    // removed files that are still retained
+	Kept    int           `json:"kept"`    // removed files that are still retained, or held
 }
 
-// Vacuum deletes the files of older versions that were removed from the table longer than retain ago: the versions before that can no longer
-// be read then. retain 0 is the table's delta.deletedFileRetentionDuration, or a week; less than an hour is refused. A dry run only counts.
+// Vacuum deletes the files of older versions that were removed from the table longer than the retention ago: the versions before that can no
+// longer be read then.
 //
 // Only files that the log says were removed are touched; what no entry names is [Dataset.Sweep]'s, and other files are nobody's. A
-// reader that holds an old version keeps working until its retention ends. The files of the versions in hold stay however old they are: those that
+// reader that holds an old version keeps working until its retention ends. The files of the versions that Hold names stay however old they are: those that
 // the pointer of a set names, say. A version that the log does not know any more holds nothing. A crash at any point leaves files that the next vacuum deletes.
 // The error is *delta.Conflict when a rollback came in between.
-func (d *Dataset) Vacuum(ctx context.Context, retain time.Duration, dryRun bool, engine string, hold ...int64) (VacuumReport, error) {
+func (d *Dataset) Vacuum(ctx context.Context, spec VacuumSpec) (VacuumReport, error) {
+	retain := spec.Retain
 	if retain != 0 && retain < MinRetention {
 		return VacuumReport{}, fmt.Errorf("export: removed files must be kept for an hour at least, because readers may be using them; %s is less", retain)
 	}
@@ -44,16 +55,18 @@ func (d *Dataset) Vacuum(ctx context.Context, retain time.Duration, dryRun bool,
 	}
 	report := VacuumReport{Version: s.Version, Retain: retain}
 	before := time.Now().Add(-retain)
-	held, err := d.keysOf(ctx, hold)
-	if err != nil {
-		return report, err
+	var held []int64
+	if spec.Hold != nil {
+		if held, err = spec.Hold(before); err != nil {
+			return report, err
+		}
 	}
 	keys, err := d.expired(ctx, s, before, held, &report)
-	if err != nil || dryRun || len(keys) == 0 {
+	if err != nil || spec.DryRun || len(keys) == 0 {
 		return report, err
 	}
 	// First the log, then the files: from here on no rollback brings them back.
-	if err := d.announce(ctx, s, before, keys, engine); err != nil {
+	if err := d.announce(ctx, s, before, keys, spec.Engine); err != nil {
 		return report, err
 	}
 	for _, key := range keys {
@@ -65,9 +78,33 @@ func (d *Dataset) Vacuum(ctx context.Context, retain time.Duration, dryRun bool,
 	return report, nil
 }
 
-// expired are the keys of the files in the store that were removed before a time.
-func (d *Dataset) expired(ctx context.Context, s *delta.Snapshot, before time.Time, held map[string]bool, report *VacuumReport) ([]string, error) {
+// heldFiles are the keys of the files of some versions. A version that the log cannot tell any more has no reader.
+func (d *Dataset) heldFiles(ctx context.Context, versions []int64) (map[string]bool, error) {
+	out := map[string]bool{}
+	for _, v := range versions {
+		s, err := d.log.SnapshotAt(ctx, v)
+		if errors.Is(err, delta.ErrNoVersion) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range s.Files {
+			if key, err := f.Key(); err == nil {
+				out[key] = true
+			}
+		}
+	}
+	return out, nil
+}
+
+// expired are the keys of the files in the store that were removed before a time and that no held version needs.
+func (d *Dataset) expired(ctx context.Context, s *delta.Snapshot, before time.Time, versions []int64, report *VacuumReport) ([]string, error) {
 	gone, err := d.removed(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	held, err := d.heldFiles(ctx, versions)
 	if err != nil {
 		return nil, err
 	}
@@ -84,28 +121,6 @@ func (d *Dataset) expired(ctx context.Context, s *delta.Snapshot, before time.Ti
 		default:
 			keys = append(keys, f.Key)
 			report.Found, report.Bytes = report.Found+1, report.Bytes+f.Size
-		}
-	}
-	return keys, nil
-}
-
-// keysOf are the files of some versions.
-func (d *Dataset) keysOf(ctx context.Context, versions []int64) (map[string]bool, error) {
-	keys := map[string]bool{}
-	for _, v := range versions {
-		s, err := d.log.SnapshotAt(ctx, v)
-		if errors.Is(err, delta.ErrNoVersion) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		for _, f := range s.Files {
-			key, err := f.Key()
-			if err != nil {
-				return nil, err
-			}
-			keys[key] = true
 		}
 	}
 	return keys, nil

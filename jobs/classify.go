@@ -199,6 +199,7 @@ var rules = []rule{
 	{Config, as[*edm.PathError]},
 	{Config, as[*odata.AddressError]},
 	{Config, as[*export.OtherJob]},
+	{Config, as[*export.FilesGone]}, // an older version was asked for by its number
 	{Config, as[*TooManyOwners]},
 	{Config, as[*BoundsError]},
 	{Config, as[*BackfillError]},

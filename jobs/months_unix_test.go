@@ -320,7 +320,7 @@ func TestAllAtOnce(t *testing.T) {
 			if _, err := d.Compact(t.Context(), export.CompactSpec{Engine: "tablexport/test"}); err != nil && !as[*delta.Conflict](err) && !errors.Is(err, delta.ErrNoVersion) {
 				t.Errorf("compaction: %v", err)
 			}
-			if _, err := d.Vacuum(t.Context(), export.MinRetention, false, "tablexport/test"); err != nil && !as[*delta.Conflict](err) && !errors.Is(err, delta.ErrNoVersion) {
+			if _, err := d.Vacuum(t.Context(), export.VacuumSpec{Engine: "tablexport/test", Retain: export.MinRetention}); err != nil && !as[*delta.Conflict](err) && !errors.Is(err, delta.ErrNoVersion) {
 				t.Errorf("vacuum: %v", err)
 			}
 			if done.Load() == 2 {

@@ -16,7 +16,7 @@ import (
 func datasetsCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "datasets",
-		Short: "List, show, open and verify what was published",
+		Short: "List, show, open, verify and look after what was published",
 		Example: `  tablexport datasets list
   tablexport datasets show order-lines`,
 	}
@@ -37,7 +37,7 @@ func datasetsCommand(g *globals) *cobra.Command {
 		RunE:              func(c *cobra.Command, args []string) error { return g.showDataset(c.Context(), args[0], limit) },
 	}
 	show.Flags().IntVarP(&limit, "versions", "n", 10, "how many `versions`; 0 = all that the log has")
-	c.AddCommand(list, show, diffCommand(g), &cobra.Command{
+	c.AddCommand(list, show, diffCommand(g), vacuumCommand(g), rollbackCommand(g), compactCommand(g), &cobra.Command{
 		Use:               "sql JOB",
 		Short:             "Print ready-to-paste text that opens the dataset in DuckDB, Spark, Power BI and pandas",
 		Example:           "  tablexport datasets sql order-lines",
@@ -156,7 +156,11 @@ func (g *globals) showDataset(ctx context.Context, name string, limit int) error
 	if err != nil {
 		return err
 	}
-	all := map[string]any{"job": name, "location": d.Location(), "columns": columns, "files": files, "windows": slices.Concat([]export.Window{}, windows), "versions": history}
+	care, err := a.careOf(ctx, name, d, history)
+	if err != nil {
+		return err
+	}
+	all := map[string]any{"care": care, "job": name, "location": d.Location(), "columns": columns, "files": files, "windows": slices.Concat([]export.Window{}, windows), "versions": history}
 	return g.emit(all, func() {
 		g.printf("%s at %s\n\n", name, d.Location())
 		g.table(head)
@@ -171,6 +175,7 @@ func (g *globals) showDataset(ctx context.Context, name string, limit int) error
 			g.printHeld(windows)
 		}
 		g.printVersions(history)
+		g.printCare(care)
 	})
 }
 
@@ -211,7 +216,9 @@ func (g *globals) printVersions(history []export.Version) {
 	rows := [][]string{{"VERSION", "PUBLISHED", "ROWS", "FILES", "SCOPE", "EVIDENCE"}}
 	for _, v := range history {
 		evidence := "by another engine: " + v.Operation
-		if len(v.Windows)+len(v.Expired) > 0 {
+		if v.Care != "" {
+			evidence = v.Care
+		} else if len(v.Windows)+len(v.Expired) > 0 {
 			evidence = windowsChanged(v)
 		} else if ev := v.Evidence; ev != nil {
 			evidence = fmt.Sprintf("%s, order %s, %d pages, %d requests, end by %s", ev.Paging, ev.Order, ev.Pages, ev.Requests, ev.End)
