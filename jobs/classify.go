@@ -201,6 +201,7 @@ var rules = []rule{
 	{Config, as[*export.OtherJob]},
 	{Config, as[*export.FilesGone]}, // an older version was asked for by its number
 	{Config, as[*TooManyOwners]},
+	{Config, as[*export.FilesGone]}, // a version that was asked for by its number
 	{Config, as[*BoundsError]},
 	{Config, as[*BackfillError]},
 	{Config, is(delta.ErrNoVersion, ledger.ErrNotFound, ledger.ErrAccess, export.ErrNotKey)}, // a version or run that was asked for by its number
