@@ -105,12 +105,22 @@ func (b *planner) bindChanges() {
 func (p *Plan) SweepQuery(since time.Time) (odata.Query, error) {
 	q := p.Query()
 	q.Select = p.Compared.Columns
+	q.PageSize = sweepPage(q.PageSize)
 	if since.IsZero() {
 		return q, nil
 	}
 	bound, err := filter.Compile(p.Compared.Time+" ge "+since.UTC().Truncate(time.Second).Format(instant), p.Compared.model, p.Table)
 	q.Filter = filter.And(q.Filter, bound)
 	return q, err
+}
+
+// sweepPage is how many rows the sweep asks for at once, where a full read asks for so many (0 = the default, 10,000): its rows are a tenth
+// of the size at most, so ten pages' worth is one request. 100,000 at most.
+func sweepPage(rows int) int {
+	if rows <= 0 {
+		rows = 10_000
+	}
+	return max(rows, min(10*rows, 100_000))
 }
 
 // mostChanged is the share of rows, as 1/n, beyond which a table is read whole: asking for rows by key takes one request for some 190.

@@ -20,7 +20,7 @@ const (
 	changedShare  = 1000 // one row in so many
 	mostOfBytes   = 0.10 // of the JSON that is read
 	mostOfCPU     = 0.70 // of the program's CPU seconds, where the rows lie side by side: else every file is copied
-	mostMoreAsked = 1.25 // of the requests: the sweep has as many pages, and the fetch is to be few
+	mostMoreAsked = 0.50 // of the requests: the sweep's pages are ten times as long, and the fetch is to be few
 )
 
 const changesConfig = `environment: sandbox
