@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -192,5 +193,24 @@ func TestRemaining(t *testing.T) {
 		if got := roughly(d); got != want {
 			t.Errorf("%v: %s", d, got)
 		}
+	}
+}
+
+// A window that fails in the first round is tried again alone, and the command ends as if nothing had been.
+func TestBackfillTriesAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, simulator.Options{Behavior: simulator.Behavior{Count: simulator.PathCount}}, historyJob).stage()
+	// The first page of each of the window's three scans lacks a row that the server has counted.
+	w.server.Inject(simulator.Fault{Times: 3, Effect: simulator.DropRow(1), Match: func(r *http.Request) bool {
+		q := r.URL.Query()
+		return q.Get("$top") == "10000" && strings.Contains(q.Get("$filter"), "ge 2023-03-01") && !strings.Contains(q.Get("$filter"), "Sales_Order_Line_Id")
+	}})
+	w.must(exitOK, "backfill", "history", "--from", "2023-02", "--to", "2023-04", "--yes", "--json")
+	if n := w.published("history"); n != 3 {
+		t.Fatalf("%d windows were published", n)
+	}
+	runs := objects(t, w.must(exitOK, "runs", "--json").out)
+	if len(runs) != 2 || runs[1]["state"] != "failed" || runs[1]["class"] != "data" || runs[0]["state"] != "succeeded" {
+		t.Errorf("the fault was not met, or not mended by a run of its own: %v", runs)
 	}
 }
