@@ -180,13 +180,13 @@ func cell(column arrow.Array, i int) any {
 	case *array.Boolean:
 		return c.Value(i)
 	case *array.String:
-		return c.Value(i)
+		return strings.Clone(c.Value(i)) // the record's memory may be used again
 	case *array.Int32:
 		return int64(c.Value(i))
 	case *array.Int64:
 		return c.Value(i)
 	}
-	return column.ValueStr(i)
+	return strings.Clone(column.ValueStr(i))
 }
 
 // reconciliation is what is known while one instance is looked at.
