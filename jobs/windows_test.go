@@ -291,3 +291,26 @@ func (r *rig) held(j jobs.Job) []export.Window {
 	must(r.t, err)
 	return w
 }
+
+// Small windows are not counted in order to be cut: each costs the proof of its scan (a count, a page, two looks behind the last row, a count) and
+// one count more behind the last scan, by which a row that moved meanwhile is found.
+func TestSmallWindowsAreNotOverRequested(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, simulator.Options{Behavior: simulator.Behavior{Count: simulator.PathCount}})
+	j := windowed(t, "Required_Delivery_Date", window.PeriodMonth, "2022-01-01", "2024-12-31", 2)
+	j.PageSize = 10_000
+	before := r.server.Stats().Requests
+	res, err := r.runAt(j, "2024-12-15")
+	must(t, err)
+	const once = 12 // discovery, metadata, and what the server was found to take
+	if asked, n := r.server.Stats().Requests-before, int64(len(res.Windows)); n != 36 || asked > 6*n+once {
+		t.Errorf("%d requests for %d small windows", asked, n)
+	}
+	before = r.server.Stats().Requests
+	if res, err = r.runAt(j, "2024-12-16"); err != nil || len(res.Windows) != 2 {
+		t.Fatal(err, read(res))
+	}
+	if asked := r.server.Stats().Requests - before; asked > 2*6 {
+		t.Errorf("%d requests for two small windows that were read before", asked)
+	}
+}
