@@ -115,3 +115,5 @@ def compact(path):
 
 if __name__ == "__main__":
     {f.__name__: f for f in (files, create, append, checkpoint, compact)}[sys.argv[1]](*sys.argv[2:])
+    sys.stdout.flush()
+    os._exit(0)  # threads of delta-rs and Arrow may still run, and would abort the interpreter's own end

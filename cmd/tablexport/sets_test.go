@@ -142,7 +142,9 @@ func TestSetSnippets(t *testing.T) {
 	}
 	program := python + `
 orders = set(tables["orders"]["Sales_Order_Id"])
-print("rows", len(tables["order-lines"]), "without", sum(1 for o in tables["order-lines"]["Sales_Order_Id"] if o not in orders))
+print("rows", len(tables["order-lines"]), "without", sum(1 for o in tables["order-lines"]["Sales_Order_Id"] if o not in orders), flush=True)
+import os
+os._exit(0) # threads of delta-rs and Arrow may still run, and would abort the interpreter's own end
 `
 	program = strings.Replace(program, ".to_pandas()", ".to_pyarrow_table().to_pydict()", 1) // the readers have no pandas
 	got, err := exec.CommandContext(t.Context(), interpreters[0], "-c", program).CombinedOutput()
