@@ -8,7 +8,7 @@
 #   vault policy write tablexport-rotate rotate.hcl
 #   vault write auth/approle/role/tablexport token_policies=tablexport-run token_ttl=1h token_max_ttl=24h
 
-# ---- tablexport-run: lend tokens to jobs. It can change nothing. ----
+# ---- tablexport-run: lend tokens to jobs. It can change nothing of a token; it writes down that it uses one. ----
 
 path "secret/data/tablexport/tokens/*" {
   capabilities = ["read"]
@@ -20,6 +20,11 @@ path "secret/metadata/tablexport/tokens/*" {
 
 path "secret/data/tablexport/state/*" {
   capabilities = ["read"]
+}
+
+# When it has used which token last, for those who retire tokens on another machine.
+path "secret/data/tablexport/uses/*" {
+  capabilities = ["create", "update", "read"]
 }
 
 # Made by the first "tablexport tokens stage"; stage a token before the first run.
@@ -34,10 +39,14 @@ path "secret/data/tablexport/tokens/*" {
 }
 
 path "secret/metadata/tablexport/tokens/*" {
-  capabilities = ["create", "update", "read", "list"]
+  capabilities = ["create", "update", "patch", "read", "list"]
 }
 
 path "secret/data/tablexport/state/*" {
+  capabilities = ["create", "update", "read"]
+}
+
+path "secret/data/tablexport/uses/*" {
   capabilities = ["create", "update", "read"]
 }
 

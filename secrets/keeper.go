@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/tablexport/tablexport/secrets/audit"
 )
@@ -54,8 +55,12 @@ type Keeper struct {
 	environment string
 	actor       string
 
-	mu  sync.Mutex
-	key []byte // the vault's key for fingerprints, once read
+	place string // "" = nobody else is told of loans
+
+	mu      sync.Mutex
+	key     []byte               // the vault's key for fingerprints, once read
+	noted   map[string]time.Time // when the vault was told of a use last, by name and fingerprint
+	unnoted bool                 // it could not be told the last time
 }
 
 // NewKeeper joins a vault, an audit log and the environment of this process. Tokens of another environment are refused.
@@ -96,6 +101,8 @@ const (
 	actReject   = "reject"
 	actRetire   = "retire"
 	actExchange = "exchange"
+	actDescribe = "describe"
+	actUse      = "use"
 )
 
 // entry is the audit entry of an act for req.
@@ -229,6 +236,7 @@ func (k *Keeper) Lease(ctx context.Context, req LeaseRequest) (*Lease, error) {
 	if err != nil {
 		return nil, k.refuse(ctx, req, actLease, v.Fingerprint, err)
 	}
+	k.note(ctx, req, v.Fingerprint)
 	return &Lease{keeper: k, request: req, entry: e.Seq, token: token, version: v, own: true}, nil
 }
 

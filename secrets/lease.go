@@ -28,6 +28,7 @@ type Lease struct {
 	refusals atomic.Int64
 	renewing sync.Mutex
 
+	noted     atomic.Int64 // when the use was told of last, in Unix nanoseconds
 	exchanged atomic.Int64 // when renewAccess last gave a new access token, in Unix nanoseconds
 
 	mu      sync.RWMutex
@@ -84,6 +85,11 @@ func (l *Lease) authorize(ctx context.Context, req *http.Request) error {
 		req.Header.Set("Authorization", "Bearer "+string(value))
 	})
 	l.requests.Add(1)
+	if !l.trial && l.keeper.place != "" && time.Since(time.Unix(0, l.noted.Load())) >= UseEvery {
+		l.noted.Store(time.Now().UnixNano())
+		// Not in the request's way: a vault that is away does not hold up a scan.
+		go l.keeper.note(context.WithoutCancel(ctx), l.request, l.version.Fingerprint)
+	}
 	return nil
 }
 

@@ -96,6 +96,7 @@ type Version struct {
 	Rejected    time.Time `json:"rejected,omitzero"`
 	Fingerprint string    `json:"fingerprint"`
 	Binding     Binding   `json:"binding"`
+	Attributes            // of what is listed; Read gives none
 }
 
 // Marked is v with the time of a mark that CheckMark allows.
@@ -136,7 +137,7 @@ type Vault interface {
 	// Versions describes one token's versions, newest first. ErrNotFound if there is none.
 	Versions(ctx context.Context, name string) (Named, error)
 	// Read returns the value and description of a version; version 0 is the active one (ErrNoActive if none).
-	// The token is the caller's own copy.
+	// The token is the caller's own copy. The description is without Attributes.
 	Read(ctx context.Context, name string, version int) (Token, Version, error)
 	// Stage adds a version in state Staged. It never touches another one. It refuses (ErrHistory) to add a version that
 	// would push the active one out of the vault's history.
@@ -147,6 +148,13 @@ type Vault interface {
 	// Mark moves version from one state to another, if it still is in the first: ErrConflict otherwise. CheckMark says which
 	// ways there are (ErrState).
 	Mark(ctx context.Context, name string, version int, from, to State) error
+	// Describe keeps the known members of a version's attributes, in their normal form, and leaves the others; Owner is that of the name. Several
+	// who describe at once do not undo what the others say. It changes no state.
+	Describe(ctx context.Context, name string, version int, a Attributes) error
+	// Used keeps the newest use of a token by a place, and forgets those of UseKept ago. ErrNotFound if there is no such token.
+	Used(ctx context.Context, name string, u PlaceUse) error
+	// Uses gives what Used was told, by place and fingerprint. None is no error.
+	Uses(ctx context.Context, name string) ([]PlaceUse, error)
 	// FingerprintKey returns the vault's key for fingerprints (32 bytes), created on first use.
 	FingerprintKey(ctx context.Context) ([]byte, error)
 	// Close forgets what the driver holds.

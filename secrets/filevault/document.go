@@ -29,6 +29,9 @@ type document struct {
 type entry struct {
 	Active   int       `json:"active"` // 0 = none
 	Versions []*stored `json:"versions"`
+
+	Owner string             `json:"owner,omitempty"`
+	Uses  []secrets.PlaceUse `json:"uses,omitempty"`
 }
 
 type stored struct {
@@ -43,6 +46,8 @@ type stored struct {
 	Instance    string    `json:"instance"`
 	Host        string    `json:"host"`
 	Environment string    `json:"environment"`
+	Expires     time.Time `json:"expires,omitzero"`
+	Scopes      string    `json:"scopes,omitempty"`
 	Value       []byte    `json:"value"`
 }
 
@@ -88,7 +93,10 @@ func (e *entry) last() int {
 func (e *entry) describe(name string) secrets.Named {
 	n := secrets.Named{Name: name, Active: e.Active, Versions: make([]secrets.Version, 0, len(e.Versions))}
 	for i := range e.Versions {
-		n.Versions = append(n.Versions, e.state(e.Versions[len(e.Versions)-1-i]))
+		s := e.Versions[len(e.Versions)-1-i]
+		described := e.state(s)
+		described.Attributes = secrets.Attributes{Expires: s.Expires, Scopes: s.Scopes, Owner: e.Owner}
+		n.Versions = append(n.Versions, described)
 	}
 	return n
 }

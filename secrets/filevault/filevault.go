@@ -221,6 +221,48 @@ func (v *Vault) Mark(ctx context.Context, name string, version int, from, to sec
 	})
 }
 
+// Describe implements secrets.Vault.
+func (v *Vault) Describe(ctx context.Context, name string, version int, a secrets.Attributes) error {
+	return v.change(ctx, func(doc *document) error {
+		t, err := doc.find(name)
+		if err != nil {
+			return err
+		}
+		s := t.version(version)
+		if s == nil {
+			return fmt.Errorf("%w: version %d of %s", secrets.ErrNotFound, version, name)
+		}
+		kept := secrets.Attributes{Expires: s.Expires, Scopes: s.Scopes, Owner: t.Owner}.Over(a)
+		s.Expires, s.Scopes, t.Owner = kept.Expires, kept.Scopes, kept.Owner
+		return nil
+	})
+}
+
+// Used implements secrets.Vault.
+func (v *Vault) Used(ctx context.Context, name string, u secrets.PlaceUse) error {
+	return v.change(ctx, func(doc *document) error {
+		t, err := doc.find(name)
+		if err == nil {
+			t.Uses = secrets.AddUse(t.Uses, u)
+		}
+		return err
+	})
+}
+
+// Uses implements secrets.Vault.
+func (v *Vault) Uses(ctx context.Context, name string) ([]secrets.PlaceUse, error) {
+	doc, err := v.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer doc.wipe()
+	t, err := doc.find(name)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Clone(t.Uses), nil
+}
+
 // FingerprintKey implements secrets.Vault.
 func (v *Vault) FingerprintKey(ctx context.Context) ([]byte, error) {
 	doc, err := v.read(ctx)

@@ -4,9 +4,11 @@
 //
 //	MOUNT/PREFIX/tokens/NAME       one KV version per token version: the value, what it is bound to, its fingerprint
 //	MOUNT/PREFIX/state/NAME        which version is active, and what is known of each without its value
+//	MOUNT/PREFIX/uses/NAME         which places have used which of its versions, and when
 //	MOUNT/PREFIX/fingerprint-key   the key for fingerprints
 //
-// so that a name never collides with anything else, and so that listing and authorising read no value. The policies that
+// What is known of a version beside its value (expiry, scopes) and of the name (owner, instance, environment) is custom metadata of tokens/NAME,
+//// so that a name never collides with anything else, and so that listing and authorising read no value. The policies that
 // a service and an operator need are in docs/vault-policy.hcl.
 //
 // Every write is a check-and-set (https://developer.hashicorp.com/vault/api-docs/secret/kv/kv-v2). Activation is one

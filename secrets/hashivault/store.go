@@ -96,6 +96,7 @@ type kvMetadata struct {
 	CurrentVersion int               `json:"current_version"`
 	MaxVersions    int               `json:"max_versions"`
 	Versions       map[int]kvVersion `json:"versions"`
+	Custom         map[string]string `json:"custom_metadata"`
 }
 
 // oldestAfter is the lowest version that is left after n more were written.
@@ -311,6 +312,7 @@ func (v *Vault) Versions(ctx context.Context, name string) (secrets.Named, error
 			}
 			described.Fingerprint, described.Binding = data.Fingerprint, data.binding()
 		}
+		described.Attributes = meta.attributes(kv.Version)
 		if state.active(kv) {
 			named.Active = kv.Version // even if its value is gone: that is what there is to see
 		}

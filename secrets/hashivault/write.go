@@ -197,7 +197,7 @@ func (v *Vault) Activate(ctx context.Context, name string, number, expected int)
 			secrets.ErrHistory, number, name, 2*keepVersions, v.opts.Mount, v.opts.Prefix, name)
 	}
 	change := rand.Text()
-	return v.changeState(ctx, name, func(s *stateData) (bool, error) {
+	err = v.changeState(ctx, name, func(s *stateData) (bool, error) {
 		known := s.Versions[number]
 		if known.Change == change {
 			return true, nil // an earlier try of ours, perhaps superseded since
@@ -235,6 +235,11 @@ func (v *Vault) Activate(ctx context.Context, name string, number, expected int)
 		})
 		return false, nil
 	})
+	if shown := (map[string]*string{}); err == nil && meta.Custom[scopesKey]+meta.Custom[expiresKey]+meta.Custom[versionKey(number, scopesKey)]+meta.Custom[versionKey(number, expiresKey)] != "" {
+		show(shown, meta.attributes(number))
+		_ = v.patch(ctx, name, shown) // for people who look into Vault; the version is active whatever comes of it
+	}
+	return err
 }
 
 // Mark implements secrets.Vault: one check-and-set write of the state. A crash leaves the old state or the new one.

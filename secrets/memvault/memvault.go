@@ -16,7 +16,7 @@ import (
 // Vault is a vault in memory. The zero value is ready to use.
 type Vault struct {
 	// Before, if set, is called at the start of every operation ("List", "Versions", "Read", "Stage", "Activate",
-	// "Mark", "FingerprintKey"); its error is returned and nothing is done: a fault that did not persist.
+	// "Mark", "Describe", "Used", "Uses", "FingerprintKey"); its error is returned and nothing is done: a fault that did not persist.
 	Before func(op string) error
 	// After, if set, is called when the operation has been done; its error is returned in place of the result: a fault
 	// that persisted but said that it failed.
@@ -29,7 +29,9 @@ type Vault struct {
 
 type named struct {
 	active   int
+	owner    string
 	versions []stored
+	uses     []secrets.PlaceUse
 }
 
 type stored struct {
@@ -74,7 +76,9 @@ func (v *Vault) find(name string) (*named, error) {
 func (t *named) describe(name string) secrets.Named {
 	n := secrets.Named{Name: name, Active: t.active}
 	for _, s := range slices.Backward(t.versions) {
-		n.Versions = append(n.Versions, t.state(s.Version))
+		described := t.state(s.Version)
+		described.Owner = t.owner
+		n.Versions = append(n.Versions, described)
 	}
 	return n
 }
@@ -125,6 +129,7 @@ func (v *Vault) Read(ctx context.Context, name string, version int) (token secre
 		}
 		s := t.versions[version-1]
 		described = t.state(s.Version)
+		described.Attributes = secrets.Attributes{}
 		token, err = secrets.NewToken(s.value)
 		return err
 	})
@@ -205,6 +210,48 @@ func (v *Vault) Mark(ctx context.Context, name string, version int, from, to sec
 		*v = v.Marked(to, time.Now().UTC())
 		return nil
 	})
+}
+
+// Describe implements secrets.Vault.
+func (v *Vault) Describe(ctx context.Context, name string, version int, a secrets.Attributes) error {
+	return v.do(ctx, "Describe", func() error {
+		t, err := v.find(name)
+		if err != nil {
+			return err
+		}
+		if version < 1 || version > len(t.versions) {
+			return fmt.Errorf("%w: version %d of %s", secrets.ErrNotFound, version, name)
+		}
+		if a.Owner != "" {
+			t.owner, a.Owner = a.Owner, ""
+		}
+		s := &t.versions[version-1]
+		s.Attributes = s.Attributes.Over(a)
+		return nil
+	})
+}
+
+// Used implements secrets.Vault.
+func (v *Vault) Used(ctx context.Context, name string, u secrets.PlaceUse) error {
+	return v.do(ctx, "Used", func() error {
+		t, err := v.find(name)
+		if err == nil {
+			t.uses = secrets.AddUse(t.uses, u)
+		}
+		return err
+	})
+}
+
+// Uses implements secrets.Vault.
+func (v *Vault) Uses(ctx context.Context, name string) (uses []secrets.PlaceUse, err error) {
+	err = v.do(ctx, "Uses", func() error {
+		t, err := v.find(name)
+		if err == nil {
+			uses = slices.Clone(t.uses)
+		}
+		return err
+	})
+	return uses, err
 }
 
 // FingerprintKey implements secrets.Vault.

@@ -6,8 +6,8 @@ import (
 	"github.com/tablexport/tablexport/secrets"
 )
 
-// Faulty is a vault in which operations fail, both ways. Operations are "List", "Versions", "Read", "Stage", "Activate", "Mark" and
-// "FingerprintKey". Nil functions never fail.
+// Faulty is a vault in which operations fail, both ways. Operations are "List", "Versions", "Read", "Stage", "Activate", "Mark", "Describe",
+// "Used", "Uses" and "FingerprintKey". Nil functions never fail.
 type Faulty struct {
 	secrets.Vault
 	Before func(op string) error // its error is returned, and nothing is done
@@ -67,6 +67,21 @@ func (f *Faulty) Activate(ctx context.Context, name string, version, expected in
 // Mark implements secrets.Vault.
 func (f *Faulty) Mark(ctx context.Context, name string, version int, from, to secrets.State) error {
 	return faultyOnly(f, "Mark", func() error { return f.Vault.Mark(ctx, name, version, from, to) })
+}
+
+// Describe implements secrets.Vault.
+func (f *Faulty) Describe(ctx context.Context, name string, version int, a secrets.Attributes) error {
+	return faultyOnly(f, "Describe", func() error { return f.Vault.Describe(ctx, name, version, a) })
+}
+
+// Used implements secrets.Vault.
+func (f *Faulty) Used(ctx context.Context, name string, u secrets.PlaceUse) error {
+	return faultyOnly(f, "Used", func() error { return f.Vault.Used(ctx, name, u) })
+}
+
+// Uses implements secrets.Vault.
+func (f *Faulty) Uses(ctx context.Context, name string) ([]secrets.PlaceUse, error) {
+	return faulty(f, "Uses", func() ([]secrets.PlaceUse, error) { return f.Vault.Uses(ctx, name) })
 }
 
 // FingerprintKey implements secrets.Vault.

@@ -124,6 +124,8 @@ func Run(t *testing.T, fresh func(t *testing.T) (open func(t *testing.T) secrets
 		{"mark race", testMarkRace},
 		{"staging race", testStagingRace},
 		{"first use race", testFirstUseRace},
+		{"attributes", testAttributes},
+		{"uses", testUses},
 		{"canceled", testCanceled},
 		{"many versions", testManyVersions},
 	}
@@ -536,6 +538,120 @@ func testFirstUseRace(t *testing.T, open func(*testing.T) secrets.Vault) {
 		if !bytes.Equal(key, keys[0]) {
 			t.Fatal("two keys")
 		}
+	}
+}
+
+// What is known of versions is kept beside them, seen by a second process, and changes neither values nor states.
+func testAttributes(t *testing.T, open func(*testing.T) secrets.Vault) {
+	const name = "bi/x"
+	ctx := t.Context()
+	v, other := open(t), open(t)
+	for range 3 {
+		stage(t, v, name, NewCanary(t))
+	}
+	expires := time.Date(2027, 6, 1, 12, 0, 0, 0, time.UTC)
+	expect := func(step string, want ...secrets.Attributes) {
+		t.Helper()
+		n := must[secrets.Named](t)(other.Versions(ctx, name))
+		for i, a := range want {
+			if got, _ := n.Version(i + 1); got.Attributes != a {
+				t.Errorf("%s: version %d is %+v, want %+v", step, i+1, got.Attributes, a)
+			}
+		}
+	}
+	describe := func(version int, a secrets.Attributes) {
+		t.Helper()
+		if err := v.Describe(ctx, name, version, a); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantErr(t, "what is not there", v.Describe(ctx, name, 4, secrets.Attributes{Scopes: "read"}), secrets.ErrNotFound)
+	wantErr(t, "no token", v.Describe(ctx, "bi/none", 1, secrets.Attributes{Scopes: "read"}), secrets.ErrNotFound)
+	wantErr(t, "a bad name", v.Describe(ctx, "B", 1, secrets.Attributes{Scopes: "read"}), secrets.ErrBadName)
+	expect("at first", secrets.Attributes{}, secrets.Attributes{}, secrets.Attributes{})
+	describe(1, secrets.Attributes{Expires: expires, Owner: "Team BI <bi@acme.example>"})
+	describe(2, secrets.Attributes{Scopes: "read update"})
+	owner := "Team BI <bi@acme.example>"
+	expect("described", secrets.Attributes{Expires: expires, Owner: owner}, secrets.Attributes{Scopes: "read update", Owner: owner}, secrets.Attributes{Owner: owner})
+	describe(1, secrets.Attributes{Scopes: "read"})
+	describe(1, secrets.Attributes{})
+	if err := v.Activate(ctx, name, 1, 0); err != nil {
+		t.Fatal(err)
+	}
+	describe(1, secrets.Attributes{Expires: expires.AddDate(1, 0, 0)})
+	if err := v.Activate(ctx, name, 2, 1); err != nil {
+		t.Fatal(err)
+	}
+	expect("added", secrets.Attributes{Expires: expires.AddDate(1, 0, 0), Scopes: "read", Owner: owner}, secrets.Attributes{Scopes: "read update", Owner: owner})
+	n := must[secrets.Named](t)(v.Versions(ctx, name))
+	if n.Active != 2 || n.Versions[0].State != secrets.Staged || n.Versions[2].State != secrets.Retiring {
+		t.Errorf("states: %+v", n)
+	}
+	if _, d, err := other.Read(ctx, name, 1); err != nil || d.Attributes != (secrets.Attributes{}) {
+		t.Errorf("read: %+v %v", d, err)
+	}
+	var wg sync.WaitGroup // each says something else: all of it stays
+	for i, a := range []secrets.Attributes{{Expires: expires}, {Scopes: "sec"}, {Owner: "Ada"}} {
+		mine := open(t)
+		wg.Go(func() {
+			if err := mine.Describe(ctx, name, 3, a); err != nil {
+				t.Errorf("%d at once: %v", i, err)
+			}
+		})
+	}
+	wg.Wait()
+	expect("at once", secrets.Attributes{Expires: expires.AddDate(1, 0, 0), Scopes: "read", Owner: "Ada"}, secrets.Attributes{Scopes: "read update", Owner: "Ada"},
+		secrets.Attributes{Expires: expires, Scopes: "sec", Owner: "Ada"})
+	for range 40 { // years of rotation: the room for attributes is bounded, and the newest have it
+		made := stage(t, v, name, NewCanary(t))
+		describe(made.Number, secrets.Attributes{Expires: expires, Scopes: "read"})
+	}
+	n = must[secrets.Named](t)(other.Versions(ctx, name))
+	for _, version := range n.Versions {
+		if known := version.Scopes != ""; !known && (version.Number > len(n.Versions)-20 || version.Number == n.Active) {
+			t.Errorf("version %d of %d has lost its attributes", version.Number, len(n.Versions))
+		}
+	}
+}
+
+// Places that use a token at once are all seen, each with its newest time.
+func testUses(t *testing.T, open func(*testing.T) secrets.Vault) {
+	ctx := t.Context()
+	v := open(t)
+	wantErr(t, "no token", v.Used(ctx, "bi/none", secrets.PlaceUse{Place: "a", Fingerprint: "fp:1", Last: time.Now()}), secrets.ErrNotFound)
+	_, err := v.Uses(ctx, "bi/none")
+	wantErr(t, "of no token", err, secrets.ErrNotFound)
+	stage(t, v, "bi/x", NewCanary(t))
+	if uses, err := v.Uses(ctx, "bi/x"); err != nil || len(uses) != 0 {
+		t.Errorf("at first: %v %v", uses, err)
+	}
+	now := time.Now().UTC().Truncate(time.Second)
+	const places = 6
+	var wg sync.WaitGroup
+	for i := range places {
+		mine := open(t)
+		wg.Go(func() {
+			for _, at := range []time.Time{now.Add(-secrets.UseKept - time.Hour), now, now.Add(-time.Hour)} {
+				if err := mine.Used(ctx, "bi/x", secrets.PlaceUse{Place: fmt.Sprint("host", i), Fingerprint: fmt.Sprint("fp:", i/2), Last: at}); err != nil {
+					t.Errorf("place %d: %v", i, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	uses := must[[]secrets.PlaceUse](t)(open(t).Uses(ctx, "bi/x"))
+	seen := map[string]bool{}
+	for _, u := range uses {
+		seen[u.Place] = true
+		if !u.Last.Equal(now) || u.Fingerprint != fmt.Sprint("fp:", int(u.Place[len(u.Place)-1]-'0')/2) {
+			t.Errorf("%+v", u)
+		}
+	}
+	if len(uses) != places || len(seen) != places {
+		t.Errorf("%d uses of %d places, want %d", len(uses), len(seen), places)
+	}
+	if n := must[secrets.Named](t)(v.Versions(ctx, "bi/x")); len(n.Versions) != 1 {
+		t.Errorf("a use made versions: %+v", n)
 	}
 }
 
