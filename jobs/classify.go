@@ -177,8 +177,8 @@ var rules = []rule{
 	{Canceled, is(context.Canceled)},
 
 	// The vault and the audit log explain why a request had no token, so they come before what odata says of it.
-	{Credential, is(secrets.ErrBinding, secrets.ErrNotFound, secrets.ErrNoActive, secrets.ErrDeleted, secrets.ErrPermission, secrets.ErrNoNewer, secrets.ErrBadToken, secrets.ErrClient, secrets.ErrScopes)},
-	{Config, is(secrets.ErrSetup, secrets.ErrBadName, secrets.ErrHistory)},
+	{Credential, is(secrets.ErrBinding, secrets.ErrPolicy, secrets.ErrNotFound, secrets.ErrNoActive, secrets.ErrDeleted, secrets.ErrPermission, secrets.ErrNoNewer, secrets.ErrBadToken, secrets.ErrClient, secrets.ErrScopes)},
+	{Config, is(secrets.ErrSetup, secrets.ErrBadName, secrets.ErrBadAttributes, secrets.ErrHistory)},
 	{Conflict, is(secrets.ErrConflict, secrets.ErrState)},
 	{Data, is(secrets.ErrCorrupt)},
 	{Later, is(secrets.ErrInUse)},

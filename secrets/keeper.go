@@ -55,7 +55,8 @@ type Keeper struct {
 	environment string
 	actor       string
 
-	place string // "" = nobody else is told of loans
+	place  string // "" = nobody else is told of loans
+	policy Policy
 
 	mu      sync.Mutex
 	key     []byte               // the vault's key for fingerprints, once read
@@ -194,7 +195,20 @@ func (k *Keeper) authorise(ctx context.Context, req LeaseRequest) (Version, erro
 	if v.State == Deleted {
 		return Version{}, fmt.Errorf("%w: %s version %d is active", ErrDeleted, req.Name, v.Number)
 	}
-	return v, k.bound(req, v)
+	if err := k.bound(req, v); err != nil {
+		return v, err
+	}
+	_, err = k.allowed(req.Name, v, req.Use)
+	return v, err
+}
+
+// lent is what the audit entry of a loan says beside its request.
+func (k *Keeper) lent(req LeaseRequest, v Version) map[string]string {
+	detail := map[string]string{"version": strconv.Itoa(v.Number)}
+	if warnings, err := k.allowed(req.Name, v, req.Use); err == nil && warnings != "" {
+		detail["policy"] = warnings
+	}
+	return detail
 }
 
 // read fetches the value of v, which was authorised and recorded, and holds the vault to the description it gave.
@@ -221,14 +235,14 @@ func (k *Keeper) read(ctx context.Context, req LeaseRequest, v Version) (Token, 
 }
 
 // Lease authorises, audits, and reads the active version, in that order; a failing audit write blocks the loan (ErrAudit).
-// A refusal is audited too. Errors: ErrBinding, ErrNotFound, ErrNoActive, ErrDeleted, ErrUnavailable, ErrPermission,
+// A refusal is audited too. Errors: ErrBinding, ErrPolicy, ErrNotFound, ErrNoActive, ErrDeleted, ErrUnavailable, ErrPermission,
 // ErrCorrupt, ErrBadName.
 func (k *Keeper) Lease(ctx context.Context, req LeaseRequest) (*Lease, error) {
 	v, err := k.authorise(ctx, req)
 	if err != nil {
 		return nil, k.refuse(ctx, req, actLease, v.Fingerprint, err)
 	}
-	e, err := k.record(ctx, k.entry(req, actLease, audit.OK, v.Fingerprint, map[string]string{"version": strconv.Itoa(v.Number)}))
+	e, err := k.record(ctx, k.entry(req, actLease, audit.OK, v.Fingerprint, k.lent(req, v)))
 	if err != nil {
 		return nil, err
 	}
@@ -345,6 +359,9 @@ func (k *Keeper) Activate(ctx context.Context, name string, version, expected in
 		err = fmt.Errorf("%w: version %d of %s is %s; prove it first: tablexport tokens verify %s %d", ErrState, version, name, v.State, name, version)
 	}
 	req.Instance, req.Host = v.Binding.Instance, v.Binding.Host
+	if err == nil {
+		_, err = k.allowed(name, v, Kind{}) // it could not be lent
+	}
 	if err != nil {
 		return k.refuse(ctx, req, actActivate, v.Fingerprint, err)
 	}
@@ -433,6 +450,10 @@ func (k *Keeper) LeaseVersion(ctx context.Context, req LeaseRequest, version int
 	v, err := k.inVault(ctx, req.Name, version)
 	if err == nil {
 		err = k.bound(req, v)
+	}
+	if err == nil && k.policy.Allows != nil && !k.policy.WarnOnly && !k.policy.Allows(v.Binding.Host) {
+		// The other rules are about being used; whoever proves or retires a token must be able to.
+		err = &PolicyError{Name: req.Name, Version: version, Broken: []Verdict{{Rule: "hosts", Why: "it is bound to " + v.Binding.Host}}}
 	}
 	if err == nil && v.State == Rejected {
 		err = fmt.Errorf("%w: version %d of %s was rejected", ErrState, version, req.Name)

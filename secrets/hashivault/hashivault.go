@@ -8,7 +8,7 @@
 //	MOUNT/PREFIX/fingerprint-key   the key for fingerprints
 //
 // What is known of a version beside its value (expiry, scopes) and of the name (owner, instance, environment) is custom metadata of tokens/NAME,
-//// so that a name never collides with anything else, and so that listing and authorising read no value. The policies that
+// // so that a name never collides with anything else, and so that listing and authorising read no value. The policies that
 // a service and an operator need are in docs/vault-policy.hcl.
 //
 // Every write is a check-and-set (https://developer.hashicorp.com/vault/api-docs/secret/kv/kv-v2). Activation is one
