@@ -28,6 +28,8 @@ type Config struct {
 	Scopes      map[string]Scope    `yaml:"scopes" jsonschema:"required" jsonschema_description:"Row-level scopes, by name: what a job may see."`
 	Jobs        map[string]Job      `yaml:"jobs" jsonschema_description:"The exports, by name."`
 	Sets        map[string][]string `yaml:"sets" jsonschema_description:"Jobs that are published together, by the name of the set: sales: [orders, order-lines]. Run one with: tablexport run --set sales."`
+	Rotations   map[string]Rotation `yaml:"rotations" jsonschema_description:"Whose tokens tablexport serve rotates by itself, by the instance's name: acme: {max_age: 90d, warn_before: 14d, grace: 1h}. It does what needs no person, and alerts for the rest."`
+	Reports     Reports             `yaml:"reports" jsonschema_description:"What tablexport serve reports on a schedule."`
 	Audit       Audit               `yaml:"audit" jsonschema_description:"What becomes of the audit log: signed checkpoints, retention."`
 	Alerts      Alerts              `yaml:"alerts" jsonschema_description:"Who is told what, by tablexport serve."`
 	Serve       Serve               `yaml:"serve" jsonschema_description:"The long-running program: tablexport serve."`
@@ -175,7 +177,7 @@ type Schedule struct {
 	Jitter     Duration `yaml:"jitter" jsonschema_description:"Start up to this much after the tick, always the same for one tick, so that jobs of one minute spread."`
 }
 
-// Duration is a time.Duration written as text: 90s, 5m, 1h30m.
+// Duration is a time.Duration written as text: 90s, 5m, 1h30m, or 90d of 24 hours each.
 type Duration time.Duration
 
 // Or returns d, or def if d is zero.

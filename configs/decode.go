@@ -192,11 +192,7 @@ func (d *decoder) structure(n ast.Node, v reflect.Value, key string, depth int) 
 		name := keyText(e.Key)
 		f, ok := fields[name]
 		if !ok {
-			hint := later(join(key, name))
-			if hint == "" {
-				hint = suggestion(name, names)
-			}
-			d.problem(position(e.Key), join(key, name), "unknown key", hint)
+			d.problem(position(e.Key), join(key, name), "unknown key", suggestion(name, names))
 			continue
 		}
 		found[name] = true
@@ -245,6 +241,23 @@ var (
 	dateType     = reflect.TypeFor[Date]()
 )
 
+// parseDuration reads what time.ParseDuration does, and days at the beginning: 90d, 1d12h.
+func parseDuration(text string) (time.Duration, error) {
+	days, rest, ok := strings.Cut(text, "d")
+	if !ok {
+		return time.ParseDuration(text)
+	}
+	n, err := strconv.ParseUint(days, 10, 16)
+	if err != nil || rest == "" {
+		return time.Duration(n) * 24 * time.Hour, err
+	}
+	span, err := time.ParseDuration(rest)
+	if span < 0 || rest[0] == '+' {
+		return 0, errors.New("a sign inside a duration")
+	}
+	return time.Duration(n)*24*time.Hour + span, err
+}
+
 func (d *decoder) scalar(n ast.Node, v reflect.Value, key, tag string) {
 	wrong := func() {
 		d.problem(position(n), key, fmt.Sprintf("found %s where %s is expected", kind(n), want(v.Type(), "")), "write "+want(v.Type(), tag))
@@ -252,7 +265,7 @@ func (d *decoder) scalar(n ast.Node, v reflect.Value, key, tag string) {
 	switch {
 	case v.Type() == durationType:
 		text, ok := stringOf(n)
-		span, err := time.ParseDuration(text)
+		span, err := parseDuration(text)
 		if !ok || err != nil || span <= 0 {
 			wrong()
 			return

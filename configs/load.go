@@ -2,7 +2,6 @@ package configs
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -158,10 +157,19 @@ func (c *Config) applyDefaults() {
 	c.alertDefaults()
 	setDefault(&c.Serve.Listen, "127.0.0.1:8750")
 	setDefault(&c.Serve.Drain, Duration(2*time.Minute))
+	setDefault(&c.Policy.Mode, "enforce")
 	setDefault(&c.Policy.MaxLifeDays, 400)
 	setDefault(&c.Policy.UnusedDays, 30)
 	if len(c.Policy.Scopes) == 0 {
 		c.Policy.Scopes = []string{"read"}
+	}
+	for name, r := range c.Rotations {
+		r.defaults()
+		c.Rotations[name] = r
+	}
+	if r := c.Reports.Tokens; r != nil {
+		setDefault(&r.Path, "security/tokens")
+		setDefault(&r.Keep, "all")
 	}
 	for name, i := range c.Instances {
 		if i.Application.URI != "" {
@@ -203,14 +211,4 @@ func sortedKeys[V any](m map[string]V) []string {
 	}
 	slices.Sort(keys)
 	return keys
-}
-
-// later says of a key that belongs to a part which this version does not have, what happens without it.
-func later(key string) string {
-	parts := strings.Split(key, ".")
-	switch {
-	case len(parts) == 1 && slices.Contains([]string{"rotations"}, key):
-		return fmt.Sprintf("%s: is not in this version; remove it", key)
-	}
-	return ""
 }

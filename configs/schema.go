@@ -39,5 +39,5 @@ func visit(s *jsonschema.Schema) {
 
 // JSONSchema describes a duration as the text that it is written as.
 func (Duration) JSONSchema() *jsonschema.Schema {
-	return &jsonschema.Schema{Type: "string", Pattern: `^([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+$`, Examples: []any{"30s", "5m"}}
+	return &jsonschema.Schema{Type: "string", Pattern: `^([0-9]+d|([0-9]+d)?([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+)$`, Examples: []any{"30s", "5m"}}
 }

@@ -5,7 +5,9 @@ import (
 	"net/url"
 	"path"
 	"regexp"
+	"strconv"
 	"strings"
+	"time"
 )
 
 // Audit is what becomes of the audit log beside being written.
@@ -51,15 +53,7 @@ func (v *validator) audit() {
 	}
 	at := c.Path
 	setDefault(&at, "audit-checkpoints")
-	place := v.place(Job{Store: c.Store, Path: at})
-	for _, name := range sortedKeys(v.Jobs) {
-		if j := v.Jobs[name]; j.Path != "" {
-			if p := v.place(j); path.Clean(p) == path.Clean(place) || strings.HasPrefix(place, p+"/") || strings.HasPrefix(p, place+"/") {
-				v.at(key+".path", "inside the dataset of job \""+name+"\", or around it", "give the checkpoints a path of their own")
-				return
-			}
-		}
-	}
+	v.apart(key+".path", c.Store, at, "give the checkpoints a path of their own")
 }
 
 // VaultJWT is a login with a JWT; the file is read at every login.
@@ -120,19 +114,95 @@ func (v *validator) auth(key string, i Instance) {
 		case s == "" || strings.ContainsAny(s, " \t\"\\"):
 			v.at(at, "not a scope", "write one such as read")
 		case s == "update" && !c.AllowUpdate:
-			v.at(at, "a token with this scope can write", "ask for read alone, or write allow_update: true beside it")
+			v.at(at, "a token with this scope can write", "ask for read alone, or write allow_update: true beside it, and policy: {scopes: [read, update]}")
 		}
 	}
 }
 
 // Policy is what tokens must be like.
 type Policy struct {
+	Mode          string   `yaml:"mode" jsonschema:"enum=enforce,enum=warn,default=enforce" jsonschema_description:"enforce: a token that breaks hosts, max_age_days, scopes or require_expiry is not lent, nor activated. warn: it is lent, and the audit entry of the loan says what it breaks. The environment is enforced always."`
 	Hosts         []string `yaml:"hosts" jsonschema_description:"Hosts that tokens may be sent to, e.g. acme.my.erp.net or *.my.erp.net. Instances elsewhere are refused. Default: those of the instances."`
 	MaxAgeDays    int      `yaml:"max_age_days" jsonschema:"minimum=1,maximum=3650" jsonschema_description:"How old an active token may be, in days since it was staged."`
 	Scopes        []string `yaml:"scopes" jsonschema_description:"Scopes that tokens may carry. Default: [read]."`
-	RequireExpiry bool     `yaml:"require_expiry" jsonschema_description:"true: a token without an expiry is a violation. Seen where the instance lets its tokens be read."`
+	RequireExpiry bool     `yaml:"require_expiry" jsonschema_description:"true: a token whose expiry is not known, or is over, is not used. Say it with tokens describe NAME VERSION --expires DATE, or when it is staged."`
 	MaxLifeDays   int      `yaml:"max_life_days" jsonschema:"minimum=1,maximum=3650,default=400" jsonschema_description:"How long a token may be good for, in days from its creation to its expiry."`
 	UnusedDays    int      `yaml:"unused_days" jsonschema:"minimum=1,maximum=3650,default=30" jsonschema_description:"A token that was not used for so many days is reported."`
+}
+
+// Rotation is how the token of one instance is kept young.
+type Rotation struct {
+	MaxAge     Duration `yaml:"max_age" jsonschema:"default=90d" jsonschema_description:"How old the active token may become, since it was staged."`
+	WarnBefore Duration `yaml:"warn_before" jsonschema:"default=14d" jsonschema_description:"How long before max_age, and before the expiry where it is known, a new token is asked for."`
+	Grace      Duration `yaml:"grace" jsonschema:"default=1h" jsonschema_description:"How long after its last use, and after it was replaced, an old token is retired."`
+}
+
+// Reports are what is reported on a schedule.
+type Reports struct {
+	Tokens *TokenReport `yaml:"tokens" jsonschema_description:"The findings of tablexport tokens report, published as a dataset."`
+}
+
+// TokenReport is the scheduled report on tokens.
+type TokenReport struct {
+	Cron  string `yaml:"cron" jsonschema:"required" jsonschema_description:"Five fields: minute hour day-of-month month day-of-week, e.g. 0 6 * * 1-5."`
+	Zone  string `yaml:"zone" jsonschema:"required" jsonschema_description:"IANA time zone of the cron text, e.g. Europe/Sofia."`
+	Store string `yaml:"store" jsonschema:"required" jsonschema_description:"Name of the store."`
+	Path  string `yaml:"path" jsonschema:"default=security/tokens" jsonschema_description:"Where in the store."`
+	Keep  string `yaml:"keep" jsonschema:"enum=all,enum=latest,default=all" jsonschema_description:"all: every report's rows are added; latest: the dataset holds the newest report alone."`
+}
+
+func (v *validator) rotations() {
+	for _, name := range sortedKeys(v.Rotations) {
+		key, r := "rotations."+name, v.Rotations[name]
+		v.reference(key, name, "instance", sortedKeys(v.Instances))
+		r.defaults()
+		if r.WarnBefore >= r.MaxAge {
+			v.at(key+".warn_before", "not shorter than max_age: a new token would be asked for at once", "write less, such as 14d beside max_age: 90d")
+		}
+		if days := v.Policy.MaxAgeDays; days > 0 && r.MaxAge > Duration(days)*Duration(24*time.Hour) {
+			v.at(key+".max_age", "longer than policy.max_age_days lets a token be used", "write "+strconv.Itoa(days)+"d or less")
+		}
+	}
+}
+
+func (r *Rotation) defaults() {
+	setDefault(&r.MaxAge, Duration(90*24*time.Hour))
+	setDefault(&r.WarnBefore, Duration(14*24*time.Hour))
+	setDefault(&r.Grace, Duration(time.Hour))
+}
+
+func (v *validator) reports() {
+	r := v.Reports.Tokens
+	if r == nil {
+		return
+	}
+	const key = "reports.tokens"
+	v.schedule(key, &Schedule{Cron: r.Cron, Zone: r.Zone})
+	v.reference(key+".store", r.Store, "store", sortedKeys(v.Stores))
+	at := r.Path
+	setDefault(&at, "security/tokens")
+	switch {
+	case !cleanPath(at):
+		v.at(key+".path", "not a clean path", "write it like security/tokens: relative, with slashes, without .. or spaces")
+	case hidden(at):
+		v.at(key+".path", "a part of it begins with _ or a dot, which readers of Delta tables and Parquet files take for hidden", "write it like security/tokens")
+	}
+	if _, known := v.Stores[r.Store]; known {
+		v.apart(key+".path", r.Store, at, "give the report a path of its own")
+	}
+}
+
+// apart demands that a place of a store is inside no job's dataset, nor around one.
+func (v *validator) apart(key, store, at, hint string) {
+	place := v.place(Job{Store: store, Path: at})
+	for _, name := range sortedKeys(v.Jobs) {
+		if j := v.Jobs[name]; j.Path != "" {
+			if p := v.place(j); path.Clean(p) == path.Clean(place) || strings.HasPrefix(place, p+"/") || strings.HasPrefix(p, place+"/") {
+				v.at(key, "inside the dataset of job \""+name+"\", or around it", hint)
+				return
+			}
+		}
+	}
 }
 
 // App is a trusted application of an instance.

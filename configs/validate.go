@@ -44,6 +44,8 @@ func (v *validator) validate() {
 	v.destinations()
 	v.order()
 	v.audit()
+	v.rotations()
+	v.reports()
 	v.serve()
 	v.alerts()
 }

@@ -292,6 +292,9 @@ func (k *Keeper) bind(name string, b Binding, token Token) (Binding, error) {
 		return Binding{}, fmt.Errorf("%w: %w", ErrBinding, err)
 	}
 	b.Host = host
+	if k.policy.Allows != nil && !k.policy.WarnOnly && !k.policy.Allows(host) {
+		return Binding{}, &PolicyError{Name: name, Broken: []Verdict{{Rule: "hosts", Why: "it would be bound to " + host}}}
+	}
 	return b, nil
 }
 

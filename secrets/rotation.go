@@ -20,6 +20,8 @@ type Rotation struct {
 	Binding Binding
 	// Token is the new token. The zero Token takes the newest version that is staged or verified and not older than the active one.
 	Token Token
+	// Attributes are what is known of the new token; those that are not known stay as they are.
+	Attributes Attributes
 	// Verify proves a staged version beside the active one (0 = none). Its proof goes into the audit log. An error leaves it staged.
 	Verify func(ctx context.Context, version, active int) (proof map[string]string, err error)
 	// Retire proves that the instance refuses a version that is retiring. ErrInUse, or whatever else it says, leaves it retiring; that does not
@@ -52,6 +54,11 @@ func (k *Keeper) Rotate(ctx context.Context, r Rotation) (Rotated, error) {
 		return done, err
 	}
 	said(target.State, target.Number, nil)
+	if r.Attributes != (Attributes{}) {
+		if err := k.Describe(ctx, r.Name, target.Number, r.Attributes); err != nil {
+			return done, err
+		}
+	}
 	if target.State == Staged {
 		proof, err := r.Verify(ctx, target.Number, active)
 		if err != nil {

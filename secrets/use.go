@@ -61,6 +61,11 @@ func (k *Keeper) Elsewhere(ctx context.Context, name, fingerprint string, within
 	return uses, nil
 }
 
+// Uses gives the uses of a token that the vault knows of, of all places.
+func (k *Keeper) Uses(ctx context.Context, name string) ([]PlaceUse, error) {
+	return k.vault.Uses(ctx, name)
+}
+
 // Shared makes the keeper tell the vault what it lends, so that other machines see it, as place. That it could not is no reason not to lend: it
 // is audited, once while it goes on, and those who retire the token elsewhere do not see the use.
 func (k *Keeper) Shared(place string) *Keeper {

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
-	"slices"
 	"strings"
 	"time"
 
@@ -23,7 +21,9 @@ func policyCommand(g *globals) *cobra.Command {
 		Use:   "check",
 		Short: "Say of every instance's token whether it keeps the policy, and why",
 		Long: `Say of every instance's token whether it keeps the policy of the configuration, and why: the environment and the host that the token is bound to, its age,
-the scopes that are asked for. It reads no token. What only the instance knows of a token (its scopes, its expiry) is in: tablexport tokens report`,
+its expiry and its scopes as far as they are known (tablexport tokens describe), the scopes that are asked for. It reads no token. A token that breaks hosts, max_age_days,
+scopes or require_expiry is not lent (exit code 4), nor activated, unless policy.mode is warn; the environment and the binding hold always. What the instance knows of
+a token is in: tablexport tokens report`,
 		Example: "  tablexport policy check\n  tablexport policy check --json",
 		Args:    cobra.NoArgs,
 		RunE:    func(c *cobra.Command, _ []string) error { return g.policyCheck(c.Context()) },
@@ -87,17 +87,6 @@ func (a *app) judge(ctx context.Context, keeper *secrets.Keeper, name string) (a
 	say := func(rule string, ok bool, why string, args ...any) {
 		all = append(all, verdict{Instance: name, Token: i.Token, Rule: rule, Kept: ok, Why: fmt.Sprintf(why, args...)})
 	}
-	if u, err := url.Parse(i.URL); err == nil {
-		say("hosts", p.Allows(u.Host), "tokens go to %s; allowed: %s", u.Host, orAll(p.Hosts))
-	}
-	if c := i.Auth.ClientCredentials; c != nil {
-		asked := c.Scopes
-		if len(asked) == 0 {
-			asked = []string{"read"}
-		}
-		extra := slices.DeleteFunc(slices.Clone(asked), func(s string) bool { return slices.Contains(p.Scopes, s) })
-		say("scopes", len(extra) == 0, "asked for: %s; allowed: %s", strings.Join(asked, " "), strings.Join(p.Scopes, " "))
-	}
 	named, err := keeper.Versions(ctx, i.Token)
 	var binding *secrets.BindingError
 	switch {
@@ -112,10 +101,16 @@ func (a *app) judge(ctx context.Context, keeper *secrets.Keeper, name string) (a
 	}
 	v, _ := named.Version(named.Active)
 	say("environment", v.Binding.Environment == a.cfg.Environment, "version %d is bound to %s, and this is %s", v.Number, v.Binding.Environment, a.cfg.Environment)
-	say("binding", v.Binding.Instance == name && p.Allows(v.Binding.Host), "version %d is bound to %s at %s", v.Number, v.Binding.Instance, v.Binding.Host)
-	days := int(time.Since(v.Created).Hours() / 24)
-	if p.MaxAgeDays > 0 {
-		say("max_age_days", days <= p.MaxAgeDays, "version %d was staged %d day(s) ago; allowed: %d", v.Number, days, p.MaxAgeDays)
+	say("binding", v.Binding.Instance == name, "version %d is bound to %s at %s", v.Number, v.Binding.Instance, v.Binding.Host)
+	use, err := a.tokenUse(i)
+	if err != nil {
+		return nil, err
+	}
+	for _, rule := range a.policy().Judge(v, use, time.Now()) { // what loans are held to
+		say(rule.Rule, rule.Kept, "version %d: %s", v.Number, strings.ReplaceAll(rule.Why, "describe NAME", "describe "+i.Token))
+	}
+	if life := time.Duration(p.MaxLifeDays) * 24 * time.Hour; !v.Expires.IsZero() {
+		say("max_life_days", v.Expires.Sub(v.Created) <= life, "version %d is good for %d day(s) since it was staged; allowed: %d", v.Number, int(v.Expires.Sub(v.Created).Hours()/24), p.MaxLifeDays)
 	}
 	for _, old := range named.Versions {
 		if old.State == secrets.Retiring {
@@ -123,11 +118,4 @@ func (a *app) judge(ctx context.Context, keeper *secrets.Keeper, name string) (a
 		}
 	}
 	return all, nil
-}
-
-func orAll(hosts []string) string {
-	if len(hosts) == 0 {
-		return "every instance of the configuration"
-	}
-	return strings.Join(hosts, " ")
 }

@@ -68,9 +68,10 @@ func tokensRetireCommand(g *globals) *cobra.Command {
 		Use:   "retire NAME [VERSION]",
 		Short: "Retire a replaced token, once it is out of use and the instance refuses it",
 		Long: `Retire a replaced token (default: the newest that is retiring). It is refused while the audit log of this state directory shows a loan of it that
-has not ended, or a use within the grace period. Then the instance is asked with it: only when it answers 401, and takes the
+has not ended, or a use within the grace period, and while the vault knows of such a use by another machine (tokens show; written down every five minutes at most, by the accounts
+whose Vault policy lets them; a grace shorter than that trusts the last word). Then the instance is asked with it: only when it answers 401, and takes the
 current token beside it, is the version retired. If it still takes it, an administrator must revoke it in the Instance Manager; --wait asks again
-every 15 seconds for so long. Other machines that borrow the token have an audit log of their own: retire there too, or wait for them.`,
+every 15 seconds for so long.`,
 		Example: "  tablexport tokens retire bi/acme-reader\n  tablexport tokens retire bi/acme-reader 2 --wait 10m",
 		Args:    cobra.RangeArgs(1, 2),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -331,7 +332,8 @@ func mark(ok bool) string {
 	return "FAILED"
 }
 
-// unused says whether nobody uses a token any more, as far as this state directory knows.
+// unused says whether nobody uses a token any more: as far as the audit log of this state directory knows, which is exact, and as the vault was told by other
+// places, to five minutes. What neither shows is left to the instance: it must refuse the token.
 func (s *rotation) unused(ctx context.Context, v secrets.Version) error {
 	if _, err := s.audit(); err != nil {
 		return err
@@ -361,6 +363,13 @@ func (s *rotation) unused(ctx context.Context, v secrets.Version) error {
 	if free := use.Last.Add(s.grace); !use.Last.IsZero() && time.Now().Before(free) {
 		return fmt.Errorf("%w: version %d of %s was used at %s, and the grace period is %s; retire it after %s", secrets.ErrInUse, v.Number, s.name,
 			stamp(use.Last), s.grace, stamp(free))
+	}
+	elsewhere, err := s.keeper.Elsewhere(ctx, s.name, v.Fingerprint, s.grace)
+	if err != nil {
+		return err
+	}
+	for _, u := range elsewhere {
+		return fmt.Errorf("%w: version %d of %s was used at %s by %s, and the grace period is %s", secrets.ErrInUse, v.Number, s.name, stamp(u.Last), u.Place, s.grace)
 	}
 	return nil
 }

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -29,6 +31,7 @@ vault except as a header of a request to its own host; every loan is audited fir
 	}
 	var activate bool
 	var instance string
+	var d knownFlags
 	stage := &cobra.Command{
 		Use:   "stage NAME",
 		Short: "Put a new token into the vault, after proving it",
@@ -40,12 +43,17 @@ which other users of the machine and the shell's history would see. It is proven
   pass show acme/bi | tablexport tokens stage bi/acme-reader`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			return g.stageToken(c.Context(), args[0], instance, activate)
+			attributes, err := d.attributes()
+			if err != nil {
+				return err
+			}
+			return g.stageToken(c.Context(), args[0], instance, activate, attributes)
 		},
 	}
 	stage.Flags().BoolVar(&activate, "activate", false, "verify it, and make it the current one at once")
 	stage.Flags().StringVar(&instance, "instance", "", "the instance that the token is for, if several use the name")
-	c.AddCommand(stage, tokensVerifyCommand(g), tokensRejectCommand(g), tokensRetireCommand(g), tokensRotateCommand(g), tokensRequestCommand(g), tokensReportCommand(g), &cobra.Command{
+	d.flags(stage)
+	c.AddCommand(stage, tokensDescribeCommand(g), tokensShowCommand(g), tokensVerifyCommand(g), tokensRejectCommand(g), tokensRetireCommand(g), tokensRotateCommand(g), tokensRequestCommand(g), tokensReportCommand(g), &cobra.Command{
 		Use:   "activate NAME VERSION",
 		Short: "Make a verified version the current one",
 		Long: `Make a verified version the current one, or go back to the one before, as long as it has not been retired.
@@ -57,7 +65,7 @@ Check-and-set: if someone else activated another version meanwhile, nothing chan
 		},
 	}, &cobra.Command{
 		Use:     "list",
-		Short:   "List tokens: name, version, state, age, fingerprint, instance, environment",
+		Short:   "List tokens: name, version, state, age, expiry, scopes, owner, fingerprint, instance, environment",
 		Example: "  tablexport tokens list --json",
 		Args:    cobra.NoArgs,
 		RunE:    func(c *cobra.Command, _ []string) error { return g.listTokens(c.Context()) },
@@ -88,7 +96,7 @@ func (a *app) tokenInstance(name, chosen string) (jobs.Instance, error) {
 	return jobs.Instance{}, usagef("no instance in %s uses a token named %s; the names are: %s", a.config, name, strings.Join(names, ", "))
 }
 
-func (g *globals) stageToken(ctx context.Context, name, chosen string, activate bool) error {
+func (g *globals) stageToken(ctx context.Context, name, chosen string, activate bool, attributes secrets.Attributes) error {
 	a, err := g.open()
 	if err != nil {
 		return err
@@ -118,6 +126,12 @@ func (g *globals) stageToken(ctx context.Context, name, chosen string, activate 
 	v, err := keeper.Stage(ctx, name, token, binding)
 	if err != nil {
 		return err
+	}
+	if attributes != (secrets.Attributes{}) {
+		if err := keeper.Describe(ctx, name, v.Number, attributes); err != nil {
+			return fmt.Errorf("version %d is staged, but what was said of it could not be kept: %w", v.Number, err)
+		}
+		v.Attributes = v.Over(attributes)
 	}
 	if activate && v.State != secrets.Active {
 		if err := a.verifyAndActivate(ctx, keeper, i, v); err != nil {
@@ -252,6 +266,14 @@ func (g *globals) activateToken(ctx context.Context, name, version string) error
 	})
 }
 
+// day is the day of a time, for a column.
+func day(at time.Time) string {
+	if at.IsZero() {
+		return "-"
+	}
+	return at.UTC().Format(time.DateOnly)
+}
+
 // tokenView is one version as --json prints it.
 type tokenView struct {
 	Name string `json:"name"`
@@ -268,7 +290,7 @@ func (g *globals) listTokens(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	rows := [][]string{{"NAME", "VERSION", "STATE", "AGE", "FINGERPRINT", "INSTANCE", "HOST", "ENVIRONMENT"}}
+	rows := [][]string{{"NAME", "VERSION", "STATE", "AGE", "EXPIRES", "SCOPES", "OWNER", "FINGERPRINT", "INSTANCE", "HOST", "ENVIRONMENT"}}
 	for _, n := range all {
 		for _, v := range n.Versions {
 			if g.json {
@@ -276,7 +298,7 @@ func (g *globals) listTokens(ctx context.Context) error {
 					return err
 				}
 			}
-			rows = append(rows, []string{n.Name, fmt.Sprint(v.Number), string(v.State), age(v.Created), v.Fingerprint, v.Binding.Instance, v.Binding.Host, v.Binding.Environment})
+			rows = append(rows, []string{n.Name, fmt.Sprint(v.Number), string(v.State), age(v.Created), day(v.Expires), cmp.Or(v.Scopes, "-"), cmp.Or(v.Owner, "-"), v.Fingerprint, v.Binding.Instance, v.Binding.Host, v.Binding.Environment})
 		}
 	}
 	if !g.json {

@@ -46,6 +46,8 @@ func hintFor(err error) string {
 	switch {
 	case errors.As(err, &policy):
 		return "rotate old tokens with: tablexport tokens rotate NAME --stage-from stdin"
+	case errors.Is(err, secrets.ErrPolicy):
+		return "see every verdict with: tablexport policy check; have another token issued, say what is known of this one with tokens describe, or change policy"
 	case errors.As(err, &usage), errors.As(err, &problems), errors.As(err, &damaged), errors.As(err, &broken):
 		return "" // they say it themselves
 	case errors.As(err, &hinted):

@@ -73,6 +73,41 @@ func TestTokensRequest(t *testing.T) {
 	}
 }
 
+// What breaks the policy is not lent, and says what to do; policy check gives the same verdicts; warn lends and writes it down.
+func TestPolicyHoldsLoans(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, simulator.Options{}).stage()
+	w.edit("stores:", "policy: {require_expiry: true}\nstores:")
+	contains(t, w.must(exitCredential, "run", "shop").err, "require_expiry: its expiry is not known", "policy check")
+	contains(t, w.must(exitCredential, "policy", "check").out, "BROKEN  sim              require_expiry", "describe bi/reader 1 --expires")
+	w.must(exitUsage, "tokens", "describe", "bi/reader")
+	w.must(exitUsage, "tokens", "describe", "bi/reader", "--expires", "soon")
+	w.must(exitCredential, "tokens", "describe", "bi/reader", "7", "--owner", "Ada")
+	expires := time.Now().AddDate(0, 0, 200).UTC().Format(time.DateOnly)
+	w.must(exitOK, "tokens", "describe", "bi/reader", "--expires", expires, "--owner", "BI team")
+	w.must(exitOK, "run", "shop")
+	contains(t, w.must(exitOK, "policy", "check").out, "it expires at "+expires, "which it carries is not known")
+	contains(t, w.must(exitOK, "tokens", "list").out, expires, "BI team")
+	got := w.must(exitOK, "tokens", "show", "bi/reader")
+	contains(t, got.out, "owner      BI team", "scopes     not known", "used ")
+	line := objects(t, w.must(exitOK, "tokens", "show", "bi/reader", "1", "--json").out)[0]
+	if uses, _ := line["uses"].([]any); line["expires"] != expires+"T00:00:00Z" || len(uses) != 1 {
+		t.Errorf("%v", line)
+	}
+	w.must(exitCredential, "tokens", "show", "bi/reader", "9")
+	w.must(exitOK, "tokens", "describe", "bi/reader", "1", "--scopes", "update,read")
+	contains(t, w.must(exitCredential, "run", "shop").err, "scopes: it carries read update; allowed: read")
+	w.edit("policy: {", "policy: {mode: warn, ")
+	w.must(exitOK, "run", "shop")
+	warned := false
+	for _, e := range objects(t, w.must(exitOK, "audit", "tail", "-n", "100", "--json").out) {
+		warned = warned || e["action"] == "lease" && strings.Contains(fmt.Sprint(e["detail"]), "policy:scopes: it carries read update")
+	}
+	if !warned {
+		t.Error("the audit log does not say that the loan breaks the policy")
+	}
+}
+
 // audited puts rows of its own into the tables that audits read, in front of the simulator.
 func audited(next http.Handler, tables map[string][]map[string]any, asked *[]string) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
@@ -147,7 +182,7 @@ func TestTokensReport(t *testing.T) {
 	w.edit(w.address, front.URL)
 	w.edit("token: bi/reader,", "token: bi/reader, application: {uri: my.app/bi},")
 	w.edit("stores:", "policy: {require_expiry: true}\nstores:")
-	w.stage()
+	w.mustWith(exitOK, testToken, "tokens", "stage", "bi/reader", "--activate", "--expires", "2099-01-01")
 	out := filepath.Join(w.dir, "findings.parquet")
 	lines := objects(t, w.must(exitOK, "tokens", "report", "--json", "--out", out).out)
 	var got []string

@@ -208,6 +208,8 @@ func TestClientCredentials(t *testing.T) {
 	w.edit("{client_id: my.app/bi}", "{client_id: my.app/bi, scopes: [read, update]}")
 	contains(t, w.must(exitConfig, "run", "shop").err, "can write", "allow_update")
 	w.edit("scopes: [read, update]", "scopes: [read, update], allow_update: true")
+	contains(t, w.must(exitCredential, "run", "shop").err, "scopes: it carries read update; allowed: read", "policy check")
+	w.edit("stores:", "policy: {scopes: [read, update]}\nstores:")
 	w.must(exitOK, "run", "shop")
 	w.holdsNo(secret, "wrong-secret")
 

@@ -44,6 +44,7 @@ type app struct {
 	log       *audit.Log
 	runs      *ledger.Ledger
 	vault     secrets.Vault
+	keeps     *secrets.Keeper
 	instances map[string]jobs.Instance
 	buckets   map[string]store.Bucket
 }
@@ -206,7 +207,20 @@ func (a *app) keeper() (*secrets.Keeper, error) {
 			return nil, err
 		}
 	}
-	return secrets.NewKeeper(a.vault, log, a.cfg.Environment, actor()), nil
+	if a.keeps == nil {
+		place := actor() + ":" + a.stateDir()
+		if abs, err := filepath.Abs(a.stateDir()); err == nil {
+			place = actor() + ":" + abs
+		}
+		a.keeps = secrets.NewKeeper(a.vault, log, a.cfg.Environment, actor()).Shared(place).Under(a.policy())
+	}
+	return a.keeps, nil
+}
+
+// policy is the configuration's, as loans are held to it.
+func (a *app) policy() secrets.Policy {
+	p := a.cfg.Policy
+	return secrets.Policy{Allows: p.Allows, MaxAge: time.Duration(p.MaxAgeDays) * 24 * time.Hour, Scopes: p.Scopes, RequireExpiry: p.RequireExpiry, WarnOnly: p.Mode == "warn"}
 }
 
 func (a *app) openVault() (secrets.Vault, error) {
