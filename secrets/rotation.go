@@ -80,6 +80,16 @@ func (k *Keeper) Rotate(ctx context.Context, r Rotation) (Rotated, error) {
 	return done, k.retire(ctx, r, &done, said)
 }
 
+// Retire carries out the last step of a rotation alone: what is retiring is retired, where r.Retire proves it.
+func (k *Keeper) Retire(ctx context.Context, r Rotation) (Rotated, error) {
+	done := Rotated{Name: r.Name, Retired: []int{}, Retiring: []int{}}
+	return done, k.retire(ctx, r, &done, func(step State, version int, err error) {
+		if r.Done != nil {
+			r.Done(step, version, err)
+		}
+	})
+}
+
 // target stages the new token, or finds the version to rotate to; active is what is active beside it.
 func (k *Keeper) target(ctx context.Context, r Rotation) (target Version, active int, err error) {
 	if !r.Token.IsZero() {

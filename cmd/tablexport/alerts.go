@@ -214,6 +214,11 @@ func (w *watcher) hour(ctx context.Context, now time.Time, keeper *secrets.Keepe
 			if v.Number != named.Active {
 				continue
 			}
+			if _, kept := a.cfg.Rotations[instance]; kept {
+				w.desk.Resolve(ctx, "token/"+name, "Its rotation is looked after.")
+				continue // its rotation tells of its age
+			}
+			w.expiry(ctx, now, instance, name, v)
 			key, limit := "token/"+name, time.Duration(a.cfg.Alerts.Thresholds.TokenAge)
 			if now.Sub(v.Created) <= limit {
 				w.desk.Resolve(ctx, key, "It was rotated.")
@@ -223,6 +228,24 @@ func (w *watcher) hour(ctx context.Context, now time.Time, keeper *secrets.Keepe
 				Title: fmt.Sprintf("the token %s (%s) is %d days old", name, v.Fingerprint, int(now.Sub(v.Created).Hours()/24)), Do: "Rotate it: tablexport tokens --help"})
 		}
 	}
+}
+
+// expiryNotice is how long before its expiry a token that no rotation looks after is told of.
+const expiryNotice = 14 * 24 * time.Hour
+
+// expiry looks whether a token expires soon, as far as that is known.
+func (w *watcher) expiry(ctx context.Context, now time.Time, instance, name string, v secrets.Version) {
+	key := "expiry/" + name
+	if v.Expires.IsZero() || now.Before(v.Expires.Add(-expiryNotice)) {
+		w.desk.Resolve(ctx, key, "It was rotated.")
+		return
+	}
+	a := alert.Alert{Key: key, Kind: "token", Severity: alert.Warning, Instance: instance, Owner: v.Owner, Since: v.Expires.Add(-expiryNotice),
+		Title: fmt.Sprintf("the token %s (%s) expires at %s", name, v.Fingerprint, v.Expires.Format(time.RFC3339)), Do: "Have a new one issued, and rotate it: tablexport tokens rotate " + name + " --stage-from stdin"}
+	if !now.Before(v.Expires) {
+		a.Severity, a.Title = alert.Critical, fmt.Sprintf("the token %s (%s) has expired at %s", name, v.Fingerprint, v.Expires.Format(time.RFC3339))
+	}
+	w.desk.Raise(ctx, a)
 }
 
 // volume compares the requests of a day with the mean of the week before. A week with less than a hundred a day is no measure.

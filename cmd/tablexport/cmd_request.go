@@ -26,26 +26,34 @@ token then comes as a signed event to application.redirect_uri; without that, th
 			if err != nil {
 				return err
 			}
-			c := a.cfg.Instances[i.Name]
-			if c.Application.URI == "" {
-				return usagef("instance %s has no application in %s; write application: {uri: acme.example/bi} beside its url", i.Name, a.config)
+			link, err := a.requestLink(i.Name)
+			if err != nil {
+				return err
 			}
-			q := url.Values{"applicationUri": {c.Application.URI}, "applicationName": {c.Application.Name}, "clientType": {"Confidential"}, "scope": {"read"}}
-			if c.Application.RedirectURI != "" {
-				q.Set("redirectUri", c.Application.RedirectURI)
-			}
-			if k := c.Auth.ClientCredentials; k != nil {
-				q.Set("requestSecret", "true")
-				if len(k.Scopes) > 0 {
-					q.Set("scope", strings.Join(k.Scopes, " "))
-				}
-			} else {
-				q.Set("serviceAccess", "referenceToken")
-			}
-			link := strings.TrimSuffix(c.URL, "/") + "/manage/apps/install?" + q.Encode()
 			return g.emit(map[string]string{"name": args[0], "instance": i.Name, "link": link}, func() { g.printf("%s\n", link) })
 		},
 	}
 	c.Flags().StringVar(&instance, "instance", "", "the instance, if several use the name")
 	return c
+}
+
+// requestLink is the address where an administrator of an instance approves the application and has a new token issued.
+func (a *app) requestLink(instance string) (string, error) {
+	c := a.cfg.Instances[instance]
+	if c.Application.URI == "" {
+		return "", usagef("instance %s has no application in %s; write application: {uri: acme.example/bi} beside its url", instance, a.config)
+	}
+	q := url.Values{"applicationUri": {c.Application.URI}, "applicationName": {c.Application.Name}, "clientType": {"Confidential"}, "scope": {"read"}}
+	if c.Application.RedirectURI != "" {
+		q.Set("redirectUri", c.Application.RedirectURI)
+	}
+	if k := c.Auth.ClientCredentials; k != nil {
+		q.Set("requestSecret", "true")
+		if len(k.Scopes) > 0 {
+			q.Set("scope", strings.Join(k.Scopes, " "))
+		}
+	} else {
+		q.Set("serviceAccess", "referenceToken")
+	}
+	return strings.TrimSuffix(c.URL, "/") + "/manage/apps/install?" + q.Encode(), nil
 }

@@ -88,35 +88,60 @@ every 15 seconds for so long.`,
 
 func tokensRotateCommand(g *globals) *cobra.Command {
 	var from, instance string
-	var wait, grace time.Duration
+	var wait, stageWait, grace time.Duration
+	var due bool
+	var known knownFlags
 	c := &cobra.Command{
-		Use:   "rotate NAME",
+		Use:   "rotate NAME | --due",
 		Short: "Replace a token: stage, verify, activate, retire",
 		Long: `Replace a token: stage the new one, verify it beside the current one, activate it, and retire the one before. Every step is one check-and-set in
 the vault: a rotation that was interrupted is begun again with the same command, and goes on where it was.
 
---stage-from says where the new token is: stdin (typed at a prompt that shows nothing, or from a pipe), or vault:PATH#FIELD, a secret of the same
-KV version 2 mount that somebody else puts there. Without it the newest staged version is taken. An old token that is still in use, or that nobody has
+--stage-from says where the new token is: stdin (typed at a prompt that shows nothing, or from a pipe); vault:PATH#FIELD, a secret of the same
+KV version 2 mount that somebody else puts there; or event: the version that serve stages when the Marketplace's event comes. If it is not there yet, the link that an administrator
+approves is printed, and it is waited for (--stage-wait). Without --stage-from the newest staged version is taken. An old token that is still in use, or that nobody has
 revoked yet, is left retiring, and the output says so: end it with tokens retire. Runs under way finish with the old token, or take the new one when the
-instance refuses the old.`,
+instance refuses the old.
+
+--due does for every token of rotations in the configuration what can be done without a person, once, as serve does it by itself: what is staged is proven and activated, what was
+replaced is retired when its grace is over and the instance refuses it. What waits for a person (a new token to be issued, an old one to be revoked, one that was not proven) is
+printed with what to do, and the exit code is 4 then.`,
 		Example: `  tablexport tokens rotate bi/acme-reader --stage-from stdin
   tablexport tokens rotate bi/acme-reader --stage-from vault:handover/acme#token --wait 10m
-  tablexport tokens rotate bi/acme-reader`,
-		Args: cobra.ExactArgs(1),
+  tablexport tokens rotate bi/acme-reader --stage-from event --stage-wait 2h
+  tablexport tokens rotate bi/acme-reader
+  tablexport tokens rotate --due`,
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
+			if due {
+				if len(args) > 0 || from != "" || instance != "" || c.Flags().Changed("grace") || c.Flags().Changed("wait") || c.Flags().Changed("stage-wait") || known != (knownFlags{}) {
+					return usagef("--due stands alone: the tokens and their grace periods are those of rotations in the configuration")
+				}
+				return g.rotateDue(c.Context())
+			}
+			if len(args) == 0 {
+				return usagef("name the token, or write --due; see: tablexport tokens rotate --help")
+			}
+			attributes, err := known.attributes()
+			if err != nil {
+				return err
+			}
 			s, err := g.newRotation(args[0], instance)
 			if err != nil {
 				return err
 			}
 			defer s.close()
-			s.wait, s.grace = wait, s.graceOr(grace)
-			return s.rotateCommand(c.Context(), from)
+			s.wait, s.stageWait, s.grace = wait, stageWait, s.graceOr(grace)
+			return s.rotateCommand(c.Context(), from, attributes)
 		},
 	}
-	c.Flags().StringVar(&from, "stage-from", "", "where the new token is: stdin, or vault:PATH#FIELD")
+	c.Flags().BoolVar(&due, "due", false, "do what is due for the tokens of rotations in the configuration")
+	c.Flags().StringVar(&from, "stage-from", "", "where the new token is: stdin, vault:PATH#FIELD, or event")
 	c.Flags().StringVar(&instance, "instance", "", "the instance that the token is for, if several use the name")
 	c.Flags().DurationVar(&wait, "wait", 0, "how long to wait for the revocation of the old one")
-	c.Flags().DurationVar(&grace, "grace", 0, "how long after its last use the old one is retired (default 1h)")
+	c.Flags().DurationVar(&stageWait, "stage-wait", 30*time.Minute, "how long to wait for the event that brings the new one")
+	c.Flags().DurationVar(&grace, "grace", 0, "how long after its last use the old one is retired (default: rotations, or 1h)")
+	known.flags(c)
 	return c
 }
 
@@ -128,6 +153,7 @@ type rotation struct {
 	name        string
 	version     int
 	wait, grace time.Duration
+	stageWait   time.Duration
 }
 
 func (g *globals) newRotation(name, chosen string) (*rotation, error) {
@@ -186,6 +212,9 @@ func versionNumber(text string) (int, error) {
 func (s *rotation) graceOr(flag time.Duration) time.Duration {
 	if flag > 0 {
 		return flag
+	}
+	if r, ok := s.cfg.Rotations[s.instance.Name]; ok {
+		return time.Duration(r.Grace)
 	}
 	return defaultGrace
 }
@@ -374,6 +403,9 @@ func (s *rotation) unused(ctx context.Context, v secrets.Version) error {
 	return nil
 }
 
+// errNotRevoked means that nobody uses an old token any more, and that the instance would still take it.
+var errNotRevoked = fmt.Errorf("%w: it has not been revoked", secrets.ErrInUse)
+
 // revoked proves that the instance refuses a version, and takes the active one beside it: an instance that refuses everybody proves
 // nothing. It waits as long as it was told to.
 func (s *rotation) revoked(ctx context.Context, v secrets.Version) (map[string]string, error) {
@@ -397,7 +429,7 @@ func (s *rotation) revoked(ctx context.Context, v secrets.Version) (map[string]s
 			return nil, err
 		}
 		if !time.Now().Add(revokedEvery).Before(deadline) {
-			return nil, &hintedError{err: fmt.Errorf("%w: the instance still takes version %d of %s (%s)", secrets.ErrInUse, v.Number, s.name, v.Fingerprint),
+			return nil, &hintedError{err: fmt.Errorf("%w: the instance still takes version %d of %s (%s)", errNotRevoked, v.Number, s.name, v.Fingerprint),
 				hint: "an administrator revokes it in the Instance Manager (Security → Trusted Apps → Access Tokens); then: tablexport tokens retire " + s.name}
 		}
 		if !asked && !s.json {
@@ -452,13 +484,13 @@ func (s *rotation) retireCommand(ctx context.Context) error {
 	})
 }
 
-func (s *rotation) rotateCommand(ctx context.Context, from string) error {
+func (s *rotation) rotateCommand(ctx context.Context, from string, known secrets.Attributes) error {
 	token, err := s.newToken(ctx, from)
 	if err != nil {
 		return err
 	}
 	done, err := s.keeper.Rotate(ctx, secrets.Rotation{
-		Name: s.name, Token: token,
+		Name: s.name, Token: token, Attributes: known,
 		Binding: secrets.Binding{Instance: s.instance.Name, Host: s.instance.Client.Host(), Environment: s.cfg.Environment},
 		Verify: func(ctx context.Context, version, active int) (map[string]string, error) {
 			proof, all, err := s.verify(ctx, version, active)
@@ -484,6 +516,41 @@ func (s *rotation) rotateCommand(ctx context.Context, from string) error {
 	})
 }
 
+// eventEvery is how often the vault is looked at for what an event stages.
+const eventEvery = 2 * time.Second
+
+// awaitEvent waits until the vault holds a version to rotate to, which serve stages when the Marketplace's event comes, wherever it runs.
+func (s *rotation) awaitEvent(ctx context.Context) error {
+	if s.cfg.Instances[s.instance.Name].Application.RedirectURI == "" {
+		return usagef("instance %s receives no events in %s; write application: {uri: …, redirect_uri: …} beside its url, or --stage-from stdin", s.instance.Name, s.config)
+	}
+	deadline := time.Now().Add(s.stageWait)
+	for asked := false; ; asked = true {
+		named, err := s.keeper.Versions(ctx, s.name)
+		if err != nil && !errors.Is(err, secrets.ErrNotFound) {
+			return err
+		}
+		if _, ok := candidate(named); ok {
+			return nil
+		}
+		link, err := s.requestLink(s.instance.Name)
+		if err != nil {
+			return err
+		}
+		if !time.Now().Add(eventEvery).Before(deadline) {
+			return &hintedError{err: fmt.Errorf("%w: no event has brought a new token %s", secrets.ErrNotFound, s.name), hint: "an administrator of the instance approves it, from the Marketplace: " + link}
+		}
+		if !asked && !s.json {
+			fmt.Fprintf(s.err, "waiting for the event that brings %s; an administrator of the instance approves it, from the Marketplace: %s\n", s.name, link)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(eventEvery):
+		}
+	}
+}
+
 // newToken reads the token to stage from where it is said to be; the zero Token if nothing is said.
 func (s *rotation) newToken(ctx context.Context, from string) (secrets.Token, error) {
 	switch {
@@ -491,11 +558,13 @@ func (s *rotation) newToken(ctx context.Context, from string) (secrets.Token, er
 		return secrets.Token{}, nil
 	case from == "stdin":
 		return s.readToken(ctx, s.name)
+	case from == "event":
+		return secrets.Token{}, s.awaitEvent(ctx)
 	}
 	place, ok := strings.CutPrefix(from, "vault:")
 	path, field, named := strings.Cut(place, "#")
 	if !ok || !named || path == "" || field == "" {
-		return secrets.Token{}, usagef("--stage-from takes stdin, or vault:PATH#FIELD such as vault:handover/acme#token")
+		return secrets.Token{}, usagef("--stage-from takes stdin, event, or vault:PATH#FIELD such as vault:handover/acme#token")
 	}
 	return s.foreign(ctx, path, field)
 }

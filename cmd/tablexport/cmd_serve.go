@@ -41,6 +41,9 @@ SIGTERM or Ctrl-C: nothing more is started, runs under way get the time of serve
 continued at the next start. SIGHUP reads the configuration again: a wrong one is refused as a whole and logged, and runs under
 way stay as they are.
 
+The tokens of rotations are looked after every 15 minutes, and when an event has brought one: what is staged is proven and activated, what was replaced is retired; what needs
+a person is an alert (the same once: tablexport tokens rotate --due).
+
 What goes wrong is told through alerts.channels: tablexport alerts test tries them.
 
 At serve.listen (default http://127.0.0.1:8750/): status pages, the same as JSON under /api/v1, /healthz, /readyz and /metrics
@@ -60,6 +63,7 @@ type daemon struct {
 	scheduler *jobs.Scheduler
 	closing   atomic.Bool
 	watcher   *watcher
+	staged    chan struct{} // a token was staged: look after it
 
 	mu   sync.Mutex
 	app  *app // of the configuration in use
@@ -81,7 +85,7 @@ func (g *globals) serve(ctx context.Context) error {
 		return err
 	}
 	a.slog = g.serveLogger()
-	d := &daemon{log: a.slog, app: a, uses: &sync.WaitGroup{}}
+	d := &daemon{log: a.slog, app: a, uses: &sync.WaitGroup{}, staged: make(chan struct{}, 1)}
 	defer func() { d.app.close() }() // the newest; those before it were closed when their runs had ended
 	l, err := a.ledger(ctx)
 	if err != nil {
@@ -121,9 +125,16 @@ func (g *globals) serve(ctx context.Context) error {
 	defer stop()
 	go func() { clock <- d.scheduler.Serve(turning) }()
 	go d.signing(turning, signEvery)
+	tended := make(chan struct{})
+	go func() {
+		defer close(tended)
+		d.tending(turning, tendEvery)
+	}()
 	context.AfterFunc(ctx, func() { d.closing.Store(true) })
 	err = d.until(ctx, clock, web, hangup, stop)
 	d.closing.Store(true)
+	stop()
+	<-tended // a step of a rotation that has begun ends
 	bye, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	if serr := server.Shutdown(bye); serr != nil {

@@ -12,8 +12,8 @@ import (
 )
 
 // eventReceiver is the handler of app lifecycle events, for the instances whose application has a redirect_uri; nil if there is none. It stages
-// what an event brings; proving and activating it is the rotation's. marketplace "" is ERP.net's.
-func (a *app) eventReceiver(marketplace string) (http.Handler, error) {
+// what an event brings; proving and activating it is the rotation's. marketplace "" is ERP.net's. staged is called behind each token.
+func (a *app) eventReceiver(marketplace string, staged func()) (http.Handler, error) {
 	var expected []lifecycle.Expected
 	for _, name := range sorted(a.cfg.Instances) {
 		i := a.cfg.Instances[name]
@@ -34,7 +34,13 @@ func (a *app) eventReceiver(marketplace string) (http.Handler, error) {
 	}
 	return lifecycle.New(lifecycle.Options{
 		Expected: expected, Marketplace: marketplace, SeenFile: filepath.Join(a.stateDir(), "events-seen"),
-		Deliver: func(ctx context.Context, e lifecycle.Event) error { return a.deliver(ctx, keeper, e) },
+		Deliver: func(ctx context.Context, e lifecycle.Event) error {
+			err := a.deliver(ctx, keeper, e)
+			if err == nil {
+				staged()
+			}
+			return err
+		},
 		Record: func(ctx context.Context, outcome, id string, detail map[string]string) error {
 			subject := id
 			if subject == "" {

@@ -39,6 +39,7 @@ func hintFor(err error) string {
 	var hinted *hintedError
 	var unproven *unprovenError
 	var policy *policyError
+	var waiting *waitingError
 	var credential *odata.CredentialError
 	var change *export.SchemaChange
 	var published *jobs.PublishedError
@@ -46,6 +47,8 @@ func hintFor(err error) string {
 	switch {
 	case errors.As(err, &policy):
 		return "rotate old tokens with: tablexport tokens rotate NAME --stage-from stdin"
+	case errors.As(err, &waiting):
+		return "do what stands behind each arrow; what can be done without a person is done"
 	case errors.Is(err, secrets.ErrPolicy):
 		return "see every verdict with: tablexport policy check; have another token issued, say what is known of this one with tokens describe, or change policy"
 	case errors.As(err, &usage), errors.As(err, &problems), errors.As(err, &damaged), errors.As(err, &broken):

@@ -156,10 +156,11 @@ func meaning(err error) (jobs.Class, int) {
 	var broken *brokenAuditError
 	var unproven *unprovenError
 	var policy *policyError
+	var waiting *waitingError
 	switch {
 	case errors.As(err, &usage):
 		return classUsage, exitUsage
-	case errors.As(err, &unproven), errors.As(err, &policy):
+	case errors.As(err, &unproven), errors.As(err, &policy), errors.As(err, &waiting):
 		return jobs.Credential, exitCredential
 	case errors.As(err, &damaged), errors.As(err, &broken):
 		return jobs.Data, exitData

@@ -209,9 +209,9 @@ func TestTokensReport(t *testing.T) {
 	w.must(exitUsage, "tokens", "report", "--out", out)
 }
 
-// An event that the Marketplace signed puts its token into the staged slot; the rotation takes it from there.
-func TestEventToRotation(t *testing.T) {
-	t.Parallel()
+// signedMarket is a Marketplace, by the address of its document, and an event of it that brings a token to the instance at an address.
+func signedMarket(t *testing.T, instance, token string) (document, event string) {
+	t.Helper()
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
@@ -224,7 +224,25 @@ func TestEventToRotation(t *testing.T) {
 		}
 		_, _ = fmt.Fprint(rw, `{"endpoints":{"public_key":"/key"}}`)
 	}))
-	defer market.Close()
+	t.Cleanup(market.Close)
+	payload := fmt.Sprintf(`{"schema":"erpnet.appLifecycleEvent.v1","eventId":%q,"event":"installed","occurredAt":%q,"instanceBaseUrl":%q,"user":"admin","referenceToken":%q,"request":{"applicationUri":"my.app/bi"}}`,
+		uuid.NewString(), time.Now().UTC().Format(time.RFC3339), instance, token)
+	sum := sha256.Sum256([]byte(payload))
+	sig, _ := rsa.SignPKCS1v15(rand.Reader, key, crypto.SHA256, sum[:])
+	event = fmt.Sprintf(`{"schema":"erpnet.appLifecycleEvent.v2","signature":%q,"payload":%s}`, base64.StdEncoding.EncodeToString(sig), payload)
+	return market.URL + "/marketplace.json", event
+}
+
+// post sends an event to a handler, and gives its answer's status.
+func post(handler http.Handler, event string) int {
+	rw := httptest.NewRecorder()
+	handler.ServeHTTP(rw, httptest.NewRequest(http.MethodPost, eventsPath, strings.NewReader(event)))
+	return rw.Code
+}
+
+// An event that the Marketplace signed puts its token into the staged slot; the rotation takes it from there.
+func TestEventToRotation(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, simulator.Options{}).stage()
 	w.edit("token: bi/reader,", "token: bi/reader, application: {uri: my.app/bi, redirect_uri: \"https://bi.acme.example/events\"},")
 	if err := w.server.Issue(simulator.Token{Value: nextToken}); err != nil {
@@ -237,17 +255,11 @@ func TestEventToRotation(t *testing.T) {
 	}
 	defer a.close()
 	d := &daemon{app: a, log: a.logger()}
-	handler := d.withEvents(http.NotFoundHandler(), market.URL+"/marketplace.json")
-	payload := fmt.Sprintf(`{"schema":"erpnet.appLifecycleEvent.v1","eventId":%q,"event":"installed","occurredAt":%q,"instanceBaseUrl":%q,"user":"admin","referenceToken":%q,"request":{"applicationUri":"my.app/bi"}}`,
-		uuid.NewString(), time.Now().UTC().Format(time.RFC3339), w.address, nextToken)
-	sum := sha256.Sum256([]byte(payload))
-	sig, _ := rsa.SignPKCS1v15(rand.Reader, key, crypto.SHA256, sum[:])
-	body := fmt.Sprintf(`{"schema":"erpnet.appLifecycleEvent.v2","signature":%q,"payload":%s}`, base64.StdEncoding.EncodeToString(sig), payload)
+	market, body := signedMarket(t, w.address, nextToken)
+	handler := d.withEvents(http.NotFoundHandler(), market)
 	for range 2 {
-		rw := httptest.NewRecorder()
-		handler.ServeHTTP(rw, httptest.NewRequest(http.MethodPost, eventsPath, strings.NewReader(body)))
-		if rw.Code != http.StatusOK {
-			t.Fatalf("answer %d", rw.Code)
+		if code := post(handler, body); code != http.StatusOK {
+			t.Fatalf("answer %d", code)
 		}
 	}
 	// Where nobody expects events there is nothing, and the pages are where they were.
@@ -258,9 +270,8 @@ func TestEventToRotation(t *testing.T) {
 	}
 	defer b.close()
 	d.app = b
-	rw := httptest.NewRecorder()
-	if handler.ServeHTTP(rw, httptest.NewRequest(http.MethodPost, eventsPath, strings.NewReader(body))); rw.Code != http.StatusNotFound {
-		t.Errorf("answer %d", rw.Code)
+	if code := post(handler, body); code != http.StatusNotFound {
+		t.Errorf("answer %d", code)
 	}
 	if w.states() != "active staged" {
 		t.Fatal(w.states())

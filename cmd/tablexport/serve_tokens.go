@@ -17,6 +17,7 @@ const signEvery = 10 * time.Minute
 type events struct {
 	current     func() *app
 	marketplace string // "" = ERP.net's
+	staged      func() // called behind each token that an event brought
 
 	mu      sync.Mutex
 	app     *app // whose receiver it is
@@ -26,7 +27,7 @@ type events struct {
 // withEvents puts the receiver of events before the pages. The pages' headers and limits are their own.
 func (d *daemon) withEvents(pages http.Handler, marketplace string) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle(eventsPath, &events{current: d.current, marketplace: marketplace})
+	mux.Handle(eventsPath, &events{current: d.current, marketplace: marketplace, staged: d.wake})
 	mux.Handle("/", pages)
 	return mux
 }
@@ -52,7 +53,7 @@ func (e *events) receiver() (http.Handler, error) {
 	if e.app == a {
 		return e.handler, nil
 	}
-	handler, err := a.eventReceiver(e.marketplace)
+	handler, err := a.eventReceiver(e.marketplace, e.staged)
 	if err != nil {
 		a.logger().Error("lifecycle events cannot be received", "error", err)
 		return nil, err
