@@ -287,7 +287,7 @@ func quarantineSchema(key []string) *arrow.Schema {
 	return arrow.NewSchema(append(append(fields, rest...), at), nil)
 }
 
-// stageMisfits writes the rows into one file, which no log entry names yet: a crash leaves it to the sweeper.
+// stageMisfits writes the rows into one file.
 func (d *Dataset) stageMisfits(ctx context.Context, spec *Spec, schema *arrow.Schema, misfits []Misfit) (*delta.Add, error) {
 	b := array.NewRecordBuilder(memory.DefaultAllocator, schema)
 	defer b.Release()
@@ -299,26 +299,35 @@ func (d *Dataset) stageMisfits(ctx context.Context, spec *Spec, schema *arrow.Sc
 	}
 	rec := b.NewRecord()
 	defer rec.Release()
-	var id [4]byte
-	_, _ = rand.Read(id[:]) // never fails
-	key := fmt.Sprintf("part-%s-%s-00000.zstd.parquet", spec.RunID, hex.EncodeToString(id[:]))
-	upload, err := d.b.Create(ctx, key)
+	add, err := d.stageRecord(ctx, spec.RunID, spec.Unit, schema, rec)
 	if err != nil {
 		return nil, fmt.Errorf("export: quarantine: %w", err)
 	}
-	footer, info, err := writeMisfits(ctx, upload, schema, rec)
+	return add, nil
+}
+
+// stageRecord writes one record into one file, which no log entry names yet: a crash leaves it to the sweeper.
+func (d *Dataset) stageRecord(ctx context.Context, run, unit string, schema *arrow.Schema, rec arrow.Record) (*delta.Add, error) {
+	var id [4]byte
+	_, _ = rand.Read(id[:]) // never fails
+	key := fmt.Sprintf("part-%s-%s-00000.zstd.parquet", run, hex.EncodeToString(id[:]))
+	upload, err := d.b.Create(ctx, key)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("export: quarantine: %w", err), upload.Abort(ctx))
+		return nil, err
+	}
+	footer, info, err := writeOne(ctx, upload, schema, rec)
+	if err != nil {
+		return nil, errors.Join(err, upload.Abort(ctx))
 	}
 	stats, err := statsOf(schema, footer).JSON()
 	if err != nil {
 		return nil, err
 	}
 	return &delta.Add{Path: delta.EncodePath(key), Size: footer.Size, ModificationTime: info.Modified.UnixMilli(), DataChange: true, Stats: stats,
-		Tags: map[string]string{tagRun: spec.RunID, tagUnit: spec.Unit}}, nil
+		Tags: map[string]string{tagRun: run, tagUnit: unit}}, nil
 }
 
-func writeMisfits(ctx context.Context, upload store.Upload, schema *arrow.Schema, rec arrow.Record) (footer parquet.Footer, at store.Info, err error) {
+func writeOne(ctx context.Context, upload store.Upload, schema *arrow.Schema, rec arrow.Record) (footer parquet.Footer, at store.Info, err error) {
 	w, err := parquet.NewWriter(upload, schema, parquet.Options{LowMemory: true})
 	if err != nil {
 		return footer, at, err
