@@ -42,7 +42,7 @@ continued at the next start. SIGHUP reads the configuration again: a wrong one i
 way stay as they are.
 
 The tokens of rotations are looked after every 15 minutes, and when an event has brought one: what is staged is proven and activated, what was replaced is retired; what needs
-a person is an alert (the same once: tablexport tokens rotate --due).
+a person is an alert (the same once: tablexport tokens rotate --due). The report of reports.tokens is made and published at its times.
 
 What goes wrong is told through alerts.channels: tablexport alerts test tries them.
 
@@ -64,6 +64,7 @@ type daemon struct {
 	closing   atomic.Bool
 	watcher   *watcher
 	staged    chan struct{} // a token was staged: look after it
+	begun     time.Time     // before the first report of all, its next tick counts from here
 
 	mu   sync.Mutex
 	app  *app // of the configuration in use
@@ -85,7 +86,7 @@ func (g *globals) serve(ctx context.Context) error {
 		return err
 	}
 	a.slog = g.serveLogger()
-	d := &daemon{log: a.slog, app: a, uses: &sync.WaitGroup{}, staged: make(chan struct{}, 1)}
+	d := &daemon{log: a.slog, app: a, uses: &sync.WaitGroup{}, staged: make(chan struct{}, 1), begun: time.Now().Round(0)}
 	defer func() { d.app.close() }() // the newest; those before it were closed when their runs had ended
 	l, err := a.ledger(ctx)
 	if err != nil {
@@ -125,16 +126,14 @@ func (g *globals) serve(ctx context.Context) error {
 	defer stop()
 	go func() { clock <- d.scheduler.Serve(turning) }()
 	go d.signing(turning, signEvery)
-	tended := make(chan struct{})
-	go func() {
-		defer close(tended)
-		d.tending(turning, tendEvery)
-	}()
+	var keeping sync.WaitGroup
+	keeping.Go(func() { d.tending(turning, tendEvery) })
+	keeping.Go(func() { d.reporting(turning) })
 	context.AfterFunc(ctx, func() { d.closing.Store(true) })
 	err = d.until(ctx, clock, web, hangup, stop)
 	d.closing.Store(true)
 	stop()
-	<-tended // a step of a rotation that has begun ends
+	keeping.Wait() // a step of a rotation that has begun ends
 	bye, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	if serr := server.Shutdown(bye); serr != nil {

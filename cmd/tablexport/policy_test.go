@@ -18,12 +18,18 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/apache/arrow/go/v17/arrow/array"
 	"github.com/google/uuid"
 	"github.com/parquet-go/parquet-go"
 
+	"github.com/tablexport/tablexport/export"
+	"github.com/tablexport/tablexport/export/store/filestore"
+	"github.com/tablexport/tablexport/jobs/alert"
+	"github.com/tablexport/tablexport/jobs/ledger"
 	"github.com/tablexport/tablexport/odata/simulator"
 )
 
@@ -203,10 +209,121 @@ func TestTokensReport(t *testing.T) {
 	type row struct {
 		Kind string `parquet:"kind"`
 	}
+	if f := figuresOf(t, w)["sim"]; f.Licenses != -1 || f.Sessions < 0 || f.Ours < 0 || f.Findings != int64(len(lines)) {
+		t.Errorf("figures: %+v", f)
+	}
 	if rows, err := parquet.ReadFile[row](out); err != nil || len(rows) != len(lines) {
 		t.Errorf("%d rows in the file, %d findings: %v", len(rows), len(lines), err)
 	}
 	w.must(exitUsage, "tokens", "report", "--out", out)
+	w.must(exitUsage, "tokens", "report", "--publish")
+	w.edit("stores:", "reports: {tokens: {cron: \"0 6 * * *\", zone: UTC, store: lake}}\nstores:")
+	for range 2 {
+		contains(t, w.must(exitOK, "tokens", "report", "--publish").err, "published as version", "security/tokens")
+	}
+	w.reported(2*len(lines)+2, 2)
+	w.edit("store: lake}}", "store: lake, keep: latest}}")
+	w.must(exitOK, "tokens", "report", "--publish")
+	w.reported(len(lines)+1, 1)
+	// An instance that cannot be asked is in the report, and the command fails.
+	front.Close()
+	contains(t, w.must(exitUnavailable, "tokens", "report", "--publish").out, "failed")
+	w.reported(1, 0)
+}
+
+// figuresOf are the figures in the world's ledger.
+func figuresOf(t *testing.T, w *world) map[string]ledger.Figures {
+	t.Helper()
+	l, err := ledger.Open(t.Context(), filepath.Join(w.dir, ".tablexport", "ledger.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	all, err := l.Figures(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// reported demands that the dataset of reports has so many rows, and so many of kind report.
+func (w *world) reported(rows, reports int) {
+	w.t.Helper()
+	b, err := filestore.Open(filepath.Join(w.dir, "lake"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	d := export.Open(b, "security/tokens")
+	s, err := d.Snapshot(w.t.Context())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	n, r := 0, 0
+	for _, f := range s.Files {
+		for rec, err := range d.Records(w.t.Context(), s, f, []string{"kind"}, 0) {
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			n += int(rec.NumRows())
+			for i := range int(rec.NumRows()) {
+				if rec.Column(0).(*array.String).Value(i) == "report" {
+					r++
+				}
+			}
+		}
+	}
+	if n != rows || r != reports {
+		w.t.Errorf("%d rows are published, %d of kind report; want %d, %d", n, r, rows, reports)
+	}
+}
+
+// The report of serve is made when its tick has come, once for all that were missed, also if the program was not running then; one that fails waits for the
+// next tick and is told.
+func TestScheduledReport(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, simulator.Options{Rows: map[string]int64{"Dmv_Licenses": 2, "Crm_Sales_Orders": 20, "Crm_Sales_Order_Lines": 20, "Gen_Products": 5, "Inv_Stores": 2}}).stage()
+	w.edit("stores:", "reports: {tokens: {cron: \"0 6 * * *\", zone: UTC, store: lake}}\nstores:")
+	a, err := (&globals{stdio: stdio{strings.NewReader(""), &buffer{}, &buffer{}}, config: w.config}).open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.close()
+	l, err := a.ledger(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	channel := &toldChannel{}
+	desk := &alert.Desk{Channels: map[string]alert.Channel{"test": channel}, Store: alertStore(l), Log: a.logger()}
+	stop, err := desk.Run(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	begun := time.Now().Round(0)
+	d := &daemon{app: a, log: a.logger(), uses: &sync.WaitGroup{}, begun: begun, watcher: &watcher{desk: desk, ledger: l}}
+	if tried := d.reportDue(t.Context(), begun, begun); !tried.Equal(begun) || len(figuresOf(t, w)) != 0 {
+		t.Error("reported before its time")
+	}
+	tomorrow := begun.Add(25 * time.Hour)
+	tried := d.reportDue(t.Context(), tomorrow, begun)
+	if !tried.Equal(tomorrow) || len(figuresOf(t, w)) != 1 {
+		t.Fatalf("not reported: %v", tried)
+	}
+	d.reportDue(t.Context(), tomorrow.Add(time.Minute), tried)
+	first := figuresOf(t, w)["sim"].Taken
+	// As at a start three days later: the last one is known from the ledger, and what was missed is one report.
+	d.begun = begun.Add(72 * time.Hour)
+	tried = d.reportDue(t.Context(), d.begun, d.begun)
+	if got := figuresOf(t, w)["sim"].Taken; !got.After(first) || !tried.Equal(d.begun) {
+		t.Error("what was missed is not reported")
+	}
+	w.stop()
+	at := d.begun.Add(25 * time.Hour)
+	if tried = d.reportDue(t.Context(), at, tried); !tried.Equal(at) {
+		t.Error("a report that failed is tried at once")
+	}
+	until(t, "the alert", func() bool { return len(channel.keys()) == 1 })
+	w.holdsNo(testToken)
 }
 
 // signedMarket is a Marketplace, by the address of its document, and an event of it that brings a token to the instance at an address.
