@@ -1,8 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,31 +20,54 @@ import (
 	"github.com/tablexport/tablexport/secrets/audit"
 )
 
-// seenConfig is the configuration that was last recorded in the audit log, to compare the next one with. It lies in the state
-// directory, in a file of mode 0600: like the configuration itself it holds filter texts and no secret.
+// seenConfig is the configuration that was last recorded in the audit log, to tell which keys of the next one are others. It lies in the state
+// directory, in a file of mode 0600: like the configuration itself it holds filter texts and no secret. The file is not believed: the audit entry holds its hash.
 type seenConfig struct {
 	Digest string            `json:"sha256"`
 	Values map[string]string `json:"values"`
 }
 
+// seenDetail is the member of a config entry that holds the SHA-256 of the file.
+const seenDetail = "seen"
+
 // recordConfig writes an audit entry if the configuration is another one than was last recorded here, with the keys that
 // changed. A change of policy is an entry of its own, with old and new values. What the entry precedes is not done without it.
 //
-// A crash between the entry and the file records the same change again; two processes that start at once may both record it.
+// What was recorded last is what the audit log says. The file beside it has the old values, and counts only if it is the one whose hash is in that entry: whoever edits,
+// replaces or removes it cannot hide a change, and the entry says that the old values are not known.
+//
+// A crash between the entry and the file leaves an old file: it is written anew, and an entry says so. Two processes that start at once may both record a change.
 func (a *app) recordConfig(ctx context.Context, log *audit.Log) error {
 	now := seenConfig{Digest: a.cfg.Digest(), Values: a.cfg.Flatten()}
 	path := filepath.Join(a.stateDir(), "config-seen.json")
-	var before seenConfig
-	data, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	content, err := json.Marshal(now)
+	if err != nil {
 		return err
 	}
-	if json.Unmarshal(data, &before) != nil {
-		before = seenConfig{}
+	last, recorded, err := audit.Last(a.auditDir(), "config")
+	damaged := errors.Is(err, audit.ErrDamaged) // audit verify says where; a log that is damaged must not keep this from being recorded
+	if err != nil && !damaged {
+		return fmt.Errorf("the configuration that was used last is not known: %w", err)
 	}
-	if before.Digest == now.Digest {
+	before, trusted, err := readSeen(path, last)
+	if err != nil {
+		return err
+	}
+	if recorded && last.Detail["sha256"] == now.Digest && trusted {
 		return nil
 	}
+	if err := a.recordChange(ctx, log, now, before, last, damaged, hashOf(content)); err != nil {
+		return err
+	}
+	next := path + "." + strconv.Itoa(os.Getpid())
+	if err := os.WriteFile(next, append(content, '\n'), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(next, path)
+}
+
+// recordChange writes the entries. before has no digest if the old values are not known.
+func (a *app) recordChange(ctx context.Context, log *audit.Log, now, before seenConfig, last audit.Entry, damaged bool, seen string) error {
 	entry := func(action string, detail map[string]string) error {
 		_, err := log.Append(ctx, audit.Entry{Actor: actor(), Action: action, Subject: a.cfg.Path, Outcome: audit.OK, Detail: detail})
 		if err != nil {
@@ -50,32 +76,55 @@ func (a *app) recordConfig(ctx context.Context, log *audit.Log) error {
 		return nil
 	}
 	changed := changedKeys(before.Values, now.Values)
-	detail := map[string]string{"sha256": now.Digest, "before": cmp.Or(before.Digest, "not known"), "keys": strconv.Itoa(len(changed))}
+	was := last.Detail["sha256"]
+	detail := map[string]string{"sha256": now.Digest, "before": cmp.Or(was, "not known"), seenDetail: seen}
 	if before.Digest != "" {
-		detail["changed"] = strings.Join(changed, " ")
+		detail["keys"], detail["changed"] = strconv.Itoa(len(changed)), strings.Join(changed, " ")
+	} else if damaged {
+		detail["tampered"] = "the entry of the configuration before is damaged: run audit verify"
+	} else if was != "" {
+		detail["tampered"] = "config-seen.json in the state directory is not the one that was written: which keys have changed is not known"
 	}
 	if err := entry("config", detail); err != nil {
 		return err
 	}
+	if was == now.Digest {
+		return nil // nothing has changed but the file
+	}
 	policy := map[string]string{}
 	for _, key := range changed {
 		if strings.HasPrefix(key, "policy.") || strings.HasPrefix(key, "rotations.") || key == "environment" {
-			policy[key] = cmp.Or(before.Values[key], "not set") + " → " + cmp.Or(now.Values[key], "not set")
+			old := cmp.Or(before.Values[key], "not set")
+			if before.Digest == "" && was != "" {
+				old = "not known"
+			}
+			policy[key] = old + " → " + cmp.Or(now.Values[key], "not set")
 		}
 	}
-	if len(policy) > 0 {
-		if err := entry("policy", policy); err != nil {
-			return err
-		}
+	if len(policy) == 0 {
+		return nil
 	}
-	if data, err = json.Marshal(now); err != nil {
-		return err
+	return entry("policy", policy)
+}
+
+// readSeen reads the file of the configuration before. trusted is false, and there are no values, unless it is the one that the entry last speaks of.
+func readSeen(path string, last audit.Entry) (before seenConfig, trusted bool, err error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return seenConfig{}, false, nil
 	}
-	next := path + "." + strconv.Itoa(os.Getpid())
-	if err := os.WriteFile(next, append(data, '\n'), 0o600); err != nil {
-		return err
+	if err != nil {
+		return seenConfig{}, false, err
 	}
-	return os.Rename(next, path)
+	if seen := last.Detail[seenDetail]; seen == "" || hashOf(bytes.TrimSuffix(data, []byte("\n"))) != seen || json.Unmarshal(data, &before) != nil || before.Digest != last.Detail["sha256"] {
+		return seenConfig{}, false, nil
+	}
+	return before, true, nil
+}
+
+func hashOf(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
 }
 
 // changedKeys lists the keys whose values differ, sorted.

@@ -66,6 +66,68 @@ func TestPolicyCheck(t *testing.T) {
 	}
 }
 
+// Whoever can write the state directory cannot hide a change of policy: what was recorded last is what the audit log says.
+func TestConfigChangeCannotBeHidden(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, simulator.Options{}).stage()
+	seen := filepath.Join(w.dir, ".tablexport", "config-seen.json")
+	entries := func(action string) (all []map[string]any) {
+		t.Helper()
+		for _, e := range objects(t, w.must(exitOK, "audit", "tail", "-n", "1000", "--json").out) {
+			if e["action"] == action {
+				all = append(all, e["detail"].(map[string]any))
+			}
+		}
+		return all
+	}
+	before, err := os.ReadFile(seen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.must(exitOK, "tokens", "list")
+	if n := len(entries("config")); n != 1 {
+		t.Fatalf("%d entries of one configuration", n)
+	}
+	w.edit("stores:", "policy: {max_age_days: 9}\nstores:")
+	w.must(exitOK, "tokens", "list")
+	after, err := os.ReadFile(seen)
+	if err != nil || len(entries("config")) != 2 {
+		t.Fatal(err, entries("config"))
+	}
+	w.edit("policy: {max_age_days: 9}", "policy: {max_age_days: 900}")
+	third, _ := os.ReadFile(w.config)
+	// The file of the configuration to be is put there beforehand, or an older one, or none.
+	for what, content := range map[string]string{"older": string(before), "edited": strings.Replace(string(after), "\"9\"", "\"900\"", 1), "none": ""} {
+		w.write("tablexport.yaml", strings.Replace(string(third), "900", "9", 1)) // as it was
+		w.must(exitOK, "tokens", "list")
+		n := len(entries("policy"))
+		w.write("tablexport.yaml", string(third))
+		if err := os.WriteFile(seen, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if content == "" {
+			_ = os.Remove(seen)
+		}
+		w.must(exitOK, "tokens", "list")
+		configs, policies := entries("config"), entries("policy")
+		last := configs[len(configs)-1]
+		if last["tampered"] == nil || last["before"] != configs[len(configs)-2]["sha256"] || len(policies) != n+1 || !strings.Contains(fmt.Sprint(policies[n]), "policy.max_age_days:not known → 900") {
+			t.Errorf("%s: %v %v", what, last, policies[n:])
+		}
+	}
+	// An older file under an unchanged configuration is put right, and said.
+	if err := os.WriteFile(seen, before, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n, p := len(entries("config")), len(entries("policy"))
+	w.must(exitOK, "tokens", "list")
+	w.must(exitOK, "tokens", "list")
+	if got := entries("config"); len(got) != n+1 || got[n]["tampered"] == nil || len(entries("policy")) != p {
+		t.Errorf("%v", got[n:])
+	}
+	w.must(exitOK, "audit", "verify")
+}
+
 func TestTokensRequest(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, simulator.Options{})

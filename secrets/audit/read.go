@@ -2,9 +2,11 @@ package audit
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash"
@@ -314,6 +316,71 @@ func Tail(dir string, n int) ([]Entry, error) {
 	}
 	slices.Reverse(entries)
 	return entries, nil
+}
+
+// Last returns the newest entry of an action; ok is false if the log in dir has none, or is not there. It reads backwards, and parses only lines that may be of the
+// action. The entry's own hash is checked (ErrDamaged); the chain is Verify's.
+func Last(dir, action string) (found Entry, ok bool, err error) {
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return Entry{}, false, nil
+	}
+	unlock, err := shared(context.Background(), dir)
+	if err != nil {
+		return Entry{}, false, err
+	}
+	defer unlock()
+	numbers, err := fileNumbers(dir)
+	if err != nil {
+		return Entry{}, false, fmt.Errorf("audit: %w", err)
+	}
+	mark, err := json.Marshal(action)
+	if err != nil {
+		return Entry{}, false, fmt.Errorf("audit: %w", err)
+	}
+	mark = append([]byte(`"action":`), mark...)
+	for _, number := range slices.Backward(numbers) {
+		err := lastOf(filePath(dir, number), mark, func(line []byte) (bool, error) {
+			e, sound, err := decode(line)
+			switch {
+			case err != nil || e.Action != action: // a line that a crash tore, or a text that looks like it
+				return false, nil
+			case !sound:
+				return false, fmt.Errorf("%w: an entry %q in %s is not what its hash says", ErrDamaged, action, fileName(number))
+			}
+			found, ok = e, true
+			return true, nil
+		})
+		if err != nil || ok {
+			return found, ok, err
+		}
+	}
+	return Entry{}, false, nil
+}
+
+// lastOf hands on the lines of a file that hold mark, the last one first, until one is what was looked for.
+func lastOf(path string, mark []byte, is func(line []byte) (bool, error)) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("audit: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("audit: %w", err)
+	}
+	var failed error
+	err = linesBackward(f, info.Size(), func(line placedLine) bool {
+		if !bytes.Contains(line.text, mark) {
+			return true
+		}
+		var done bool
+		done, failed = is(line.text)
+		return !done && failed == nil
+	})
+	if err != nil {
+		return fmt.Errorf("audit: %w", err)
+	}
+	return failed
 }
 
 func tailFile(path string, yield func(Entry) bool) error {
