@@ -362,9 +362,14 @@ func (r *reconciliation) applications(rows []map[string]any) {
 	}
 }
 
+// scopeList reads scopes as an instance writes them: a list in JSON, or words.
+func scopeList(text string) []string {
+	return strings.FieldsFunc(text, func(c rune) bool { return strings.ContainsRune(" ,;[]\"", c) })
+}
+
 // beyond gives the scopes of a list that the policy does not allow.
 func (r *reconciliation) beyond(list string) (extra []string) {
-	for _, s := range strings.FieldsFunc(list, func(c rune) bool { return strings.ContainsRune(" ,;[]\"", c) }) {
+	for _, s := range scopeList(list) {
 		if !slices.Contains(r.cfg.Policy.Scopes, s) {
 			extra = append(extra, s)
 		}

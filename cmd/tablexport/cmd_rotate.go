@@ -288,6 +288,11 @@ func (s *rotation) verify(ctx context.Context, version, active int) (proof map[s
 		}
 	}
 	proof["jobs"], proof["skipped"] = strconv.Itoa(len(all)-skipped), strconv.Itoa(skipped)
+	beyond, err := s.privileges(ctx, version, active, next, current, proof)
+	if err != nil {
+		return nil, nil, err
+	}
+	reasons = append(reasons, beyond...)
 	if len(reasons) > 0 {
 		return nil, all, &unprovenError{s.name, version, reasons}
 	}

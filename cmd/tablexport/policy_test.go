@@ -293,6 +293,67 @@ func TestTokensReport(t *testing.T) {
 	w.reported(1, 0)
 }
 
+// Where the instance shows its tokens, verify reads the scopes and the expiry of the new one, and refuses one that may write. Where it does not, the proof says so.
+func TestVerifyLearnsScopes(t *testing.T) {
+	t.Parallel()
+	rows := map[string]int64{"Sec_Access_Tokens": 1, "Sec_Trusted_Applications": 1}
+	for name, n := range someRows {
+		rows[name] = n
+	}
+	w := newWorld(t, simulator.Options{Rows: rows})
+	for _, token := range []simulator.Token{{Value: nextToken}, {Value: canaryToken}} {
+		if err := w.server.Issue(token); err != nil {
+			t.Fatal(err)
+		}
+	}
+	id := func(n int) string { return fmt.Sprintf("00000000-0000-0000-0000-%012d", n) }
+	at := func(d time.Duration) string { return time.Now().Add(d).UTC().Format("2006-01-02T15:04:05Z") }
+	issued := func(n int, created time.Duration, scopes string) map[string]any {
+		return map[string]any{"key": id(n), "Access_Token_Id": id(n), "Type": "reference_token", "Scopes": scopes, "Creation_Timestamp": at(created), "Expire_Timestamp": at(200 * 24 * time.Hour),
+			"Trusted_Application_Id": id(1), "User_Id": id(7)}
+	}
+	tables := map[string][]map[string]any{
+		"Sec_Trusted_Applications": {{"key": id(1), "Trusted_Application_Id": id(1), "Application_Uri": "my.app/bi", "Is_Enabled": true, "Scope": "read", "Basic_Authentication_Allowed": false, "System_User_Id": id(7)}},
+		"Sec_Access_Tokens":        {issued(11, -time.Hour, "read"), issued(12, time.Hour, `["read","update"]`)},
+	}
+	var asked []string
+	front := httptest.NewServer(audited(w.server, tables, &asked))
+	defer front.Close()
+	w.edit(w.address, front.URL)
+	w.stage()
+	proof := func() map[string]any {
+		t.Helper()
+		var found map[string]any
+		for _, e := range objects(t, w.must(exitOK, "audit", "tail", "-n", "1000", "--json").out) {
+			if e["action"] == "verify" && e["outcome"] == "ok" {
+				found = e["detail"].(map[string]any)
+			}
+		}
+		return found
+	}
+	if p := proof(); !strings.Contains(fmt.Sprint(p["scopes"]), "not shown") || !strings.Contains(fmt.Sprint(p["outside"]), "other tables") {
+		t.Errorf("proof: %v", p)
+	}
+	w.edit("token: bi/reader,", "token: bi/reader, application: {uri: my.app/bi},")
+	got := w.mustWith(exitCredential, nextToken, "tokens", "rotate", "bi/reader", "--stage-from", "stdin")
+	contains(t, got.err, "policy scopes: it carries read update; allowed: read")
+	w.must(exitOK, "tokens", "reject", "bi/reader", "2")
+	tables["Sec_Access_Tokens"] = []map[string]any{issued(11, -time.Hour, "read"), issued(13, time.Hour, "read")}
+	w.mustWith(exitOK, canaryToken, "tokens", "rotate", "bi/reader", "--stage-from", "stdin")
+	line := objects(t, w.must(exitOK, "tokens", "show", "bi/reader", "3", "--json").out)[0]
+	if p := proof(); line["scopes"] != "read" || line["expires"] == nil || p["scopes"] != "read" {
+		t.Errorf("%v; proof %v", line, p)
+	}
+	for _, a := range asked {
+		for _, secret := range []string{"Access_Token_Key", "Data", "Application_Secret_Hash"} {
+			if strings.Contains(a, secret) {
+				t.Errorf("asked for %s", a)
+			}
+		}
+	}
+	w.holdsNo(testToken, nextToken, canaryToken)
+}
+
 // figuresOf are the figures in the world's ledger.
 func figuresOf(t *testing.T, w *world) map[string]ledger.Figures {
 	t.Helper()
