@@ -142,8 +142,9 @@ func (k *Keeper) retire(ctx context.Context, r Rotation, done *Rotated, said fun
 
 // Use is what the audit log knows of the use of one token.
 type Use struct {
-	Last time.Time `json:"last,omitzero"` // when it was lent, renewed or given back last
-	Open []Loan    `json:"open"`          // loans that have not ended
+	Last  time.Time `json:"last,omitzero"`  // when it was lent, renewed or given back last
+	Open  []Loan    `json:"open"`           // loans that have not ended
+	Tried time.Time `json:"tried,omitzero"` // when it was proven last, which is no use
 }
 
 // Loan is a loan that the audit log has no end of.
@@ -174,6 +175,10 @@ func Uses(dir string, since time.Time) (map[string]Use, error) {
 			return nil
 		}
 		switch e.Action {
+		case actTrial:
+			u := uses[e.Fingerprint]
+			u.Tried = e.Time
+			uses[e.Fingerprint] = u
 		case actLease:
 			used(e)
 			loans[e.Seq] = open{e.Fingerprint, Loan{Seq: e.Seq, Since: e.Time, Actor: e.Actor, Job: e.Job, Run: e.Run}}

@@ -30,7 +30,9 @@ func tokensVerifyCommand(g *globals) *cobra.Command {
 		Short: "Prove a staged token on the live instance, beside the current one",
 		Long: `Prove a staged token on the live instance (default: the newest staged version): the instance takes it, it reads the table of every job that
 uses the name, the rows it is given lie in the job's scope, and it sees the same rows as the current token, in the scope and in the whole table.
-A token that sees more is refused as well: it is over-privileged. Compared are numbers of rows where the instance counts, and samples of keys;
+A token that sees more is refused as well: it is over-privileged. So it is if it reads one of a dozen tables that no job uses and that the
+current one may not read, or if the instance shows its scopes (application: in the configuration) and the policy does not allow them; then scopes and expiry are kept (tokens show). Whether
+an opaque token may write is not known where its scopes are not shown: the Table API is read only, so nothing can be tried. Compared are numbers of rows where the instance counts, and samples of keys;
 a table that has neither is read whole, twice. Where nothing is wrong the version is verified, and can be activated.`,
 		Example: "  tablexport tokens verify bi/acme-reader\n  tablexport tokens verify bi/acme-reader 3 --json",
 		Args:    cobra.RangeArgs(1, 2),
@@ -69,7 +71,8 @@ func tokensRetireCommand(g *globals) *cobra.Command {
 		Short: "Retire a replaced token, once it is out of use and the instance refuses it",
 		Long: `Retire a replaced token (default: the newest that is retiring). It is refused while the audit log of this state directory shows a loan of it that
 has not ended, or a use within the grace period, and while the vault knows of such a use by another machine (tokens show; written down every five minutes at most, by the accounts
-whose Vault policy lets them; a grace shorter than that trusts the last word). Then the instance is asked with it: only when it answers 401, and takes the
+whose Vault policy lets them; a grace shorter than that trusts the last word). Where the instance shows our application's tokens, a use within the grace period by anybody else is
+seen too. Then the instance is asked with it: only when it answers 401, and takes the
 current token beside it, is the version retired. If it still takes it, an administrator must revoke it in the Instance Manager; --wait asks again
 every 15 seconds for so long.`,
 		Example: "  tablexport tokens retire bi/acme-reader\n  tablexport tokens retire bi/acme-reader 2 --wait 10m",
@@ -417,6 +420,10 @@ func (s *rotation) revoked(ctx context.Context, v secrets.Version) (map[string]s
 	if err := s.unused(ctx, v); err != nil {
 		return nil, err
 	}
+	shown, err := s.usedByOthers(ctx, v)
+	if err != nil {
+		return nil, err
+	}
 	deadline := time.Now().Add(s.wait)
 	for asked := false; ; asked = true {
 		err := s.ping(ctx, v.Number)
@@ -429,7 +436,7 @@ func (s *rotation) revoked(ctx context.Context, v secrets.Version) (map[string]s
 			if err != nil {
 				return nil, fmt.Errorf("the instance refuses version %d, but the active token could not be proven beside it, so that this proves nothing: %w", v.Number, err)
 			}
-			return map[string]string{"status": "401", "beside": strconv.Itoa(named.Active)}, nil
+			return map[string]string{"status": "401", "beside": strconv.Itoa(named.Active), "last_used": shown}, nil
 		case err != nil:
 			return nil, err
 		}

@@ -182,8 +182,10 @@ func (t *tending) retire(ctx context.Context, v secrets.Version) (map[string]str
 			return proof, nil
 		}
 	}
-	if errors.Is(err, errNotRevoked) {
+	if errors.Is(err, secrets.ErrInUse) {
 		t.pace.failed(t.key("retire", v.Number), err)
+	}
+	if errors.Is(err, errNotRevoked) {
 		t.needs = append(t.needs, need{Kind: "revoke", Severity: alert.Warning, Version: v.Number, Owner: v.Owner, Since: v.Retiring.Add(t.grace),
 			Title: fmt.Sprintf("the old token %s (version %d, %s) was replaced and nobody has revoked it", t.name, v.Number, v.Fingerprint),
 			Do:    "Revoke it in the Instance Manager (Security → Trusted Apps → Access Tokens); then: tablexport tokens retire " + t.name})

@@ -344,6 +344,17 @@ func TestVerifyLearnsScopes(t *testing.T) {
 	if p := proof(); line["scopes"] != "read" || line["expires"] == nil || p["scopes"] != "read" {
 		t.Errorf("%v; proof %v", line, p)
 	}
+	// The instance says that somebody else uses the old one: it is not retired, revoked or not.
+	w.server.Revoke(testToken)
+	tables["Sec_Access_Tokens"][0]["Last_Used_Timestamp"] = at(30 * time.Minute)
+	contains(t, w.must(exitUnavailable, "tokens", "retire", "bi/reader").err, "the instance says that version 1", "and not from here")
+	tables["Sec_Access_Tokens"][0]["Last_Used_Timestamp"] = at(-5 * time.Minute) // as our own proof has left it, by a clock that is off
+	w.must(exitOK, "tokens", "retire", "bi/reader")
+	for _, e := range objects(t, w.must(exitOK, "audit", "tail", "-n", "1000", "--json").out) {
+		if d, _ := e["detail"].(map[string]any); e["action"] == "retire" && e["outcome"] == "ok" && !strings.HasPrefix(fmt.Sprint(d["last_used"]), "20") {
+			t.Errorf("proof: %v", d)
+		}
+	}
 	for _, a := range asked {
 		for _, secret := range []string{"Access_Token_Key", "Data", "Application_Secret_Hash"} {
 			if strings.Contains(a, secret) {
