@@ -62,7 +62,10 @@ tests() {
   return "$code"
 }
 
-scripts() { shellcheck .ci/run .ci/*.sh; }
+scripts() { shellcheck .ci/run .ci/*.sh configs/deploy/compose/*.sh; }
+
+# configs/deploy, judged by the parsers of those who run it, and the judge by files that are wrong.
+deployment() { (cd .ci/deploy && go test ./... && go run . ../../configs/deploy); }
 
 lint() { "$(.ci/tools.sh --dir)/bin/golangci-lint" run ./...; }
 
@@ -78,6 +81,12 @@ step "go mod tidy -diff" go mod tidy -diff
 step "go vet" go vet ./...
 step "golangci-lint" lint
 step "nested modules" nested
+step "deployment: Dockerfile, Kubernetes, Compose" deployment
+if command -v systemd-analyze >/dev/null; then
+  step "deployment: systemd unit" .ci/unit.sh
+else
+  skip "deployment: systemd unit" "no systemd-analyze (Debian: apt-get install systemd)"
+fi
 if command -v shellcheck >/dev/null; then
   step "shellcheck" scripts
 else

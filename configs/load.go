@@ -155,7 +155,7 @@ func (c *Config) applyDefaults() {
 		setDefault(&k.Path, "audit-checkpoints")
 	}
 	c.alertDefaults()
-	setDefault(&c.Serve.Listen, "127.0.0.1:8750")
+	setDefault(&c.Serve.Listen, DefaultListen)
 	setDefault(&c.Serve.Drain, Duration(2*time.Minute))
 	setDefault(&c.Policy.Mode, "enforce")
 	setDefault(&c.Policy.MaxLifeDays, 400)

@@ -6,6 +6,9 @@ import (
 	"strings"
 )
 
+// DefaultListen is serve.listen where it is not written.
+const DefaultListen = "127.0.0.1:8750"
+
 // Serve is the long-running program: tablexport serve.
 type Serve struct {
 	Listen string   `yaml:"listen" jsonschema:"default=127.0.0.1:8750" jsonschema_description:"Address of the status pages, health and metrics. Loopback only."`

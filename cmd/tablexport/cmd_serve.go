@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	sd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
 	"github.com/tablexport/tablexport/export"
@@ -129,7 +130,14 @@ func (g *globals) serve(ctx context.Context) error {
 	var keeping sync.WaitGroup
 	keeping.Go(func() { d.tending(turning, tendEvery) })
 	keeping.Go(func() { d.reporting(turning) })
-	context.AfterFunc(ctx, func() { d.closing.Store(true) })
+	manager := notifier{d.log}
+	alive, buried := context.WithCancel(context.WithoutCancel(ctx)) // runs that drain are vouched for too
+	defer buried()
+	go manager.watch(alive, func(ctx context.Context) error {
+		_, _, err := d.scheduler.Standing(ctx)
+		return err
+	})
+	context.AfterFunc(ctx, func() { d.closing.Store(true); manager.tell(sd.SdNotifyStopping) })
 	err = d.until(ctx, clock, web, hangup, stop)
 	d.closing.Store(true)
 	stop()

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	_ "time/tzdata" // jobs name zones, and images without an operating system have none
 
 	"github.com/spf13/cobra"
 
@@ -157,9 +158,12 @@ func meaning(err error) (jobs.Class, int) {
 	var unproven *unprovenError
 	var policy *policyError
 	var waiting *waitingError
+	var unwell *unwellError
 	switch {
 	case errors.As(err, &usage):
 		return classUsage, exitUsage
+	case errors.As(err, &unwell):
+		return jobs.Transient, exitUnavailable
 	case errors.As(err, &unproven), errors.As(err, &policy), errors.As(err, &waiting):
 		return jobs.Credential, exitCredential
 	case errors.As(err, &damaged), errors.As(err, &broken):
@@ -255,7 +259,7 @@ lost and that every row is inside the job's scope, and publishes the whole refre
 		return usagef("%w; see: %s --help", err, c.CommandPath())
 	})
 	root.AddCommand(
-		initCommand(g), checkCommand(g), tablesCommand(g), planCommand(g), runCommand(g), backfillCommand(g), runsCommand(g), scheduleCommand(g), serveCommand(g), alertsCommand(g),
+		initCommand(g), checkCommand(g), tablesCommand(g), planCommand(g), runCommand(g), backfillCommand(g), runsCommand(g), scheduleCommand(g), serveCommand(g), healthCommand(g), alertsCommand(g),
 		datasetsCommand(g), setsCommand(g), tokensCommand(g), policyCommand(g), auditCommand(g), configCommand(g), simulateCommand(g), demoCommand(g), versionCommand(g),
 	)
 	root.SetIn(g.in)
