@@ -31,7 +31,8 @@ func AddUse(all []PlaceUse, u PlaceUse) []PlaceUse {
 	kept := []PlaceUse{}
 	for _, other := range all {
 		if other.Place == u.Place && other.Fingerprint == u.Fingerprint {
-			if other.Last.After(u.Last) {
+			// Two processes of a place may write out of order; a time that is further ahead is of a clock that was wrong.
+			if ahead := other.Last.Sub(u.Last); ahead > 0 && ahead <= ClockSkew {
 				u = other
 			}
 		} else if u.Last.Sub(other.Last) < UseKept {
@@ -43,15 +44,15 @@ func AddUse(all []PlaceUse, u PlaceUse) []PlaceUse {
 	return kept[:min(len(kept), maxUses)]
 }
 
-// Elsewhere gives the uses of a token by others than this keeper's Place that were within a time, to the error of UseEvery: what retiring it must
-// know of other machines. A within that is shorter than UseEvery is taken as it is.
+// Elsewhere gives the uses of a token by others than this keeper's Place that were within a time, to the error of UseEvery and of clocks that are ClockSkew apart: what
+// retiring it must know of other machines. A within that is shorter than UseEvery is taken as it is.
 func (k *Keeper) Elsewhere(ctx context.Context, name, fingerprint string, within time.Duration) (uses []PlaceUse, err error) {
 	all, err := k.vault.Uses(ctx, name)
 	if err != nil {
 		return nil, err
 	}
 	if within >= UseEvery {
-		within += UseEvery
+		within += UseEvery + ClockSkew
 	}
 	for _, u := range all {
 		if u.Place != k.place && u.Fingerprint == fingerprint && time.Since(u.Last) < within {

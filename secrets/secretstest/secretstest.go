@@ -631,7 +631,7 @@ func testUses(t *testing.T, open func(*testing.T) secrets.Vault) {
 	for i := range places {
 		mine := open(t)
 		wg.Go(func() {
-			for _, at := range []time.Time{now.Add(-secrets.UseKept - time.Hour), now, now.Add(-time.Hour)} {
+			for _, at := range []time.Time{now.Add(-secrets.UseKept - time.Hour), now.Add(time.Hour), now, now.Add(-time.Minute)} {
 				if err := mine.Used(ctx, "bi/x", secrets.PlaceUse{Place: fmt.Sprint("host", i), Fingerprint: fmt.Sprint("fp:", i/2), Last: at}); err != nil {
 					t.Errorf("place %d: %v", i, err)
 				}
