@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tablexport/tablexport/odata/simulator"
 	"github.com/tablexport/tablexport/secrets/secretstest/vaultserver"
@@ -66,7 +67,7 @@ func (r *runbook) next(code int, in, begins string) invocation {
 	if len(r.lines) == 0 || !strings.HasPrefix(r.lines[0], begins) {
 		r.t.Fatalf("the page goes on with %q, the walk with %q", r.lines, begins)
 	}
-	line := strings.NewReplacer("/etc/tablexport/", r.dir+"/", "./copy-of-state", filepath.Join(r.dir, ".tablexport"), "./copy-of-checkpoints", filepath.Join(r.dir, "lake", "audit-checkpoints"),
+	line := strings.NewReplacer("2027-06-30", time.Now().AddDate(0, 6, 0).Format(time.DateOnly), "/etc/tablexport/", r.dir+"/", "./copy-of-state", filepath.Join(r.dir, ".tablexport"), "./copy-of-checkpoints", filepath.Join(r.dir, "lake", "audit-checkpoints"),
 		"./audit.key.pub", filepath.Join(r.dir, "audit.key.pub"), " leaked.parquet", " "+filepath.Join(r.dir, "leaked.parquet"), " review.parquet", " "+filepath.Join(r.dir, "review.parquet")).Replace(r.lines[0])
 	r.lines = r.lines[1:]
 	return r.mustWith(code, in, strings.Fields(line)[1:]...)
@@ -90,6 +91,12 @@ func (r *runbook) all() {
 	r.server.Revoke(testToken)
 	r.next(exitOK, "", "tablexport tokens retire")
 	contains(r.t, r.next(exitOK, "", "tablexport tokens list").out, "retired", "active")
+
+	r.edit("jobs:\n", "rotations: {sim: {max_age: 90d, warn_before: 14d, grace: 1h}}\nreports: {tokens: {cron: \"0 6 * * 1-5\", zone: Europe/Sofia, store: lake}}\njobs:\n") // scheduled
+	r.next(exitOK, "", "tablexport tokens describe")
+	contains(r.t, r.next(exitOK, "", "tablexport tokens show").out, "owner      bi-team", "scopes     read", "used ")
+	contains(r.t, r.next(exitOK, "", "tablexport tokens rotate --due").out, "nothing waits for a person")
+	contains(r.t, r.next(exitOK, "", "tablexport tokens report").err, "published as version 0")
 
 	r.server.Revoke(nextToken) // emergency
 	r.must(exitCredential, "run", "shop")
