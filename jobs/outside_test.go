@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/tablexport/tablexport/jobs"
+	"github.com/tablexport/tablexport/odata"
 	"github.com/tablexport/tablexport/odata/simulator"
 )
 
@@ -32,11 +33,10 @@ func TestOutside(t *testing.T) {
 		{"enrt_blind", "enrt_all", "", true},
 		{"enrt_jobs", "enrt_all", "", false},
 	} {
-		next, current := r.as(c.next), r.as("enrt_all")
+		next := r.as(c.next)
+		var current *odata.Session
 		if c.current != "" {
 			current = r.as(c.current)
-		} else {
-			current = nil
 		}
 		reach, err := jobs.Outside(t.Context(), []string{orders}, next, current)
 		if err != nil {

@@ -116,10 +116,11 @@ func readSeen(path string, last audit.Entry) (before seenConfig, trusted bool, e
 	if err != nil {
 		return seenConfig{}, false, err
 	}
-	if seen := last.Detail[seenDetail]; seen == "" || hashOf(bytes.TrimSuffix(data, []byte("\n"))) != seen || json.Unmarshal(data, &before) != nil || before.Digest != last.Detail["sha256"] {
-		return seenConfig{}, false, nil
+	trusted = hashOf(bytes.TrimSuffix(data, []byte("\n"))) == last.Detail[seenDetail] && json.Unmarshal(data, &before) == nil && before.Digest == last.Detail["sha256"]
+	if !trusted {
+		before = seenConfig{}
 	}
-	return before, true, nil
+	return before, trusted, nil
 }
 
 func hashOf(data []byte) string {

@@ -341,10 +341,10 @@ func Last(dir, action string) (found Entry, ok bool, err error) {
 	for _, number := range slices.Backward(numbers) {
 		err := lastOf(filePath(dir, number), mark, func(line []byte) (bool, error) {
 			e, sound, err := decode(line)
-			switch {
-			case err != nil || e.Action != action: // a line that a crash tore, or a text that looks like it
-				return false, nil
-			case !sound:
+			if torn := err != nil; torn || e.Action != action { // or a text that looks like it
+				return false, nil //nolint:nilerr // what a crash tore is no entry
+			}
+			if !sound {
 				return false, fmt.Errorf("%w: an entry %q in %s is not what its hash says", ErrDamaged, action, fileName(number))
 			}
 			found, ok = e, true
