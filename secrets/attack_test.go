@@ -1,6 +1,7 @@
 package secrets_test
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"path/filepath"
@@ -121,5 +122,31 @@ func TestRotateToDifferentTokensAtOnce(t *testing.T) {
 				t.Errorf("%+v", n)
 			}
 		})
+	}
+}
+
+// A token that was staged twice at once is two versions. Going from one to the other does not ask for the revocation of the active token, and staging it once more
+// finds the active one.
+func TestSameTokenTwice(t *testing.T) {
+	t.Parallel()
+	k, f := keeper(t, secrets.Production)
+	c, one := activate(t, k, 0)
+	two, err := f.vault.Stage(t.Context(), request.Name, c.Token, one.Fingerprint, one.Binding)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rotation := secrets.Rotation{Name: request.Name, Binding: binding(secrets.Production), Verify: good, Retire: func(context.Context, secrets.Version) (map[string]string, error) {
+		t.Error("the instance was asked")
+		return nil, secrets.ErrInUse
+	}}
+	done, err := k.Rotate(t.Context(), rotation)
+	if err != nil || done.Active != two.Number || len(done.Retired) != 1 || len(done.Retiring) != 0 {
+		t.Errorf("%+v %v", done, err)
+	}
+	if v, err := k.Stage(t.Context(), request.Name, c.Token, binding(secrets.Production)); err != nil || v.Number != two.Number || v.State != secrets.Active {
+		t.Errorf("staged again: %+v %v", v, err)
+	}
+	if e := f.entries(t); e[len(e)-2].Detail["same_token_as"] != "2" {
+		t.Errorf("audited as %+v", e[len(e)-2])
 	}
 }

@@ -7,5 +7,8 @@
 // Versions are activated, never overwritten: staging a token adds a version, activating moves one
 // pointer with check-and-set, and the old version stays where it is.
 //
+// A [Policy] says what a token must be like to be lent. What is known of a token beside its value ([Attributes]) and which places use it ([PlaceUse]) stand in the vault,
+// where every machine sees them. [Keeper.Rotate] takes a token from one version to the next.
+//
 // Drivers: hashivault (HashiCorp Vault KV v2), filevault (an age-encrypted file), memvault (tests). Each passes secretstest.
 package secrets

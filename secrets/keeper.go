@@ -324,10 +324,7 @@ func (k *Keeper) Stage(ctx context.Context, name string, token Token, b Binding)
 		return Version{}, k.refuse(ctx, req, actStage, "", err)
 	}
 	fingerprint := Fingerprint(key, token)
-	for _, v := range named.Versions {
-		if v.Fingerprint != fingerprint || v.State == Deleted {
-			continue
-		}
+	if v, ok := holding(named, fingerprint); ok {
 		if v.State == Rejected || v.State == Retired {
 			err := fmt.Errorf("%w: this token is version %d of %s, which was %s; have a new one issued", ErrState, v.Number, name, v.State)
 			return Version{}, k.refuse(ctx, req, actStage, fingerprint, err)
@@ -351,6 +348,26 @@ func (k *Keeper) Stage(ctx context.Context, name string, token Token, b Binding)
 		return v, fmt.Errorf("secrets: version %d of %s is stored, but this could not be recorded: %w", v.Number, name, err)
 	}
 	return v, nil
+}
+
+// holding gives the version that holds a token. Two who stage one at once make two; then it is the active one, or else the newest, and one that is over only
+// where all are.
+func holding(named Named, fingerprint string) (found Version, ok bool) {
+	rank := func(v Version) int {
+		switch v.State {
+		case Active:
+			return 2
+		case Rejected, Retired:
+			return 0
+		}
+		return 1
+	}
+	for _, v := range named.Versions { // newest first
+		if v.Fingerprint == fingerprint && v.State != Deleted && (!ok || rank(v) > rank(found)) {
+			found, ok = v, true
+		}
+	}
+	return found, ok
 }
 
 // Activate audits and makes version the active one; expected is the version that the caller saw as active (0 = none).

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/tablexport/tablexport/secrets/audit"
@@ -122,10 +123,14 @@ func (k *Keeper) retire(ctx context.Context, r Rotation, done *Rotated, said fun
 		if v.State != Retiring {
 			continue
 		}
-		var proof map[string]string
-		err := fmt.Errorf("%w: it is left as it is", ErrInUse)
-		if r.Retire != nil {
+		proof := Duplicate(named, v)
+		var err error
+		switch {
+		case proof != nil:
+		case r.Retire != nil:
 			proof, err = r.Retire(ctx, v)
+		default:
+			err = fmt.Errorf("%w: it is left as it is", ErrInUse)
 		}
 		if err == nil {
 			err = k.Retired(ctx, r.Name, v.Number, proof)
@@ -138,6 +143,16 @@ func (k *Keeper) retire(ctx context.Context, r Rotation, done *Rotated, said fun
 		said(Retired, v.Number, err)
 	}
 	return nil
+}
+
+// Duplicate is the proof for retiring a version that holds the very token of the active one: two who staged it at once made it two versions. The instance cannot refuse
+// one of them. nil for every other version.
+func Duplicate(named Named, v Version) map[string]string {
+	active, ok := named.Version(named.Active)
+	if !ok || active.Number == v.Number || active.Fingerprint != v.Fingerprint {
+		return nil
+	}
+	return map[string]string{"same_token_as": strconv.Itoa(active.Number)}
 }
 
 // Use is what the audit log knows of the use of one token.

@@ -52,7 +52,7 @@ const (
 	Verified State = "verified" // proven on the live instance
 	Active   State = "active"   // what is lent
 	Retiring State = "retiring" // was active; runs that began with it may still use it
-	Retired  State = "retired"  // the instance refuses it, which was seen
+	Retired  State = "retired"  // the instance refuses it, which was seen; or another version with the same value is the active one
 	Rejected State = "rejected" // never to be used
 	Deleted  State = "deleted"  // somebody deleted its value in the vault
 )

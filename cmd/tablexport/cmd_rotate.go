@@ -482,8 +482,8 @@ func (s *rotation) retireCommand(ctx context.Context) error {
 	if v.State != secrets.Retiring && v.State != secrets.Retired {
 		return fmt.Errorf("%w: version %d of %s is %s; only what was replaced can be retired", secrets.ErrState, s.version, s.name, v.State)
 	}
-	proof := map[string]string{}
-	if v.State == secrets.Retiring {
+	proof := secrets.Duplicate(named, v)
+	if v.State == secrets.Retiring && proof == nil {
 		if proof, err = s.revoked(ctx, v); err != nil {
 			return err
 		}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/tablexport/tablexport/configs"
+	"github.com/tablexport/tablexport/jobs"
 	"github.com/tablexport/tablexport/jobs/alert"
 	"github.com/tablexport/tablexport/secrets"
 )
@@ -23,7 +24,7 @@ const askAgain = 6 * time.Hour
 
 // need is what the rotation of a token waits for: only a person can do it.
 type need struct {
-	Kind     string         `json:"need"` // issue, unproven, revoke
+	Kind     string         `json:"need"` // issue, unproven, revoke, failed
 	Severity alert.Severity `json:"severity"`
 	Instance string         `json:"instance"`
 	Token    string         `json:"token"`
@@ -36,7 +37,7 @@ type need struct {
 }
 
 // needKinds are the kinds of needs.
-var needKinds = []string{"issue", "unproven", "revoke"}
+var needKinds = []string{"issue", "unproven", "revoke", "failed"}
 
 // pace remembers what was tried in vain, so that it is not tried all the time. A nil pace remembers nothing.
 type pace struct {
@@ -94,7 +95,10 @@ func (a *app) tend(ctx context.Context, instance string, p *pace, done func(step
 	}
 	t := &tending{rotation: s, rules: r, pace: p, named: named}
 	walk := secrets.Rotation{Name: s.name, Binding: secrets.Binding{Instance: i.Name, Host: i.Client.Host(), Environment: a.cfg.Environment},
-		Verify: t.verify, Retire: t.retire, Done: done}
+		Verify: t.verify, Retire: t.retire, Done: func(step secrets.State, version int, err error) {
+			t.left(step, version, err)
+			done(step, version, err)
+		}}
 	next, staged := candidate(named)
 	unproven := p.lately(t.key("verify", next.Number))
 	if staged && unproven == nil {
@@ -102,7 +106,7 @@ func (a *app) tend(ctx context.Context, instance string, p *pace, done func(step
 		switch {
 		case errors.Is(unproven, secrets.ErrConflict), errors.Is(unproven, secrets.ErrState): // somebody else is at it
 			unproven = nil
-		case unproven != nil && !lasting(unproven):
+		case unproven != nil && passing(unproven):
 			return nil, unproven
 		case unproven != nil:
 			p.failed(t.key("verify", next.Number), unproven)
@@ -114,9 +118,7 @@ func (a *app) tend(ctx context.Context, instance string, p *pace, done func(step
 		}
 	}
 	if staged && unproven != nil {
-		t.needs = append(t.needs, need{Kind: "unproven", Severity: alert.Critical, Version: next.Number, Owner: next.Owner,
-			Title: fmt.Sprintf("the new token %s (version %d) is not taken: it was not proven", s.name, next.Number), Text: unproven.Error(),
-			Do: fmt.Sprintf("If it was issued wrongly: tablexport tokens reject %s %d; and have another one issued. Prove it again with: tablexport tokens verify %s %d", s.name, next.Number, s.name, next.Number)})
+		t.unproven(next, unproven)
 	}
 	if named, err = keeper.Versions(ctx, s.name); err != nil && !errors.Is(err, secrets.ErrNotFound) {
 		return nil, err
@@ -142,8 +144,18 @@ func candidate(named secrets.Named) (secrets.Version, bool) {
 	return secrets.Version{}, false
 }
 
-// lasting says whether an error of proving or activating a version will be the same the next time, as far as the token is concerned.
-func lasting(err error) bool {
+// passing says whether an error may be over the next time, without anybody's doing.
+func passing(err error) bool {
+	switch jobs.Classify(err) {
+	case jobs.Transient, jobs.Later, jobs.Canceled, jobs.Conflict:
+		var unproven *unprovenError
+		return !errors.As(err, &unproven)
+	}
+	return false
+}
+
+// ofToken says whether an error of proving or activating a version is the token's: another one must be issued.
+func ofToken(err error) bool {
 	var unproven *unprovenError
 	return errors.As(err, &unproven) || errors.Is(err, secrets.ErrPolicy) || errors.Is(err, secrets.ErrBinding) || errors.Is(err, secrets.ErrNoNewer) || errors.Is(err, secrets.ErrClient) ||
 		errors.Is(err, secrets.ErrScopes) || errors.Is(err, secrets.ErrDeleted) || errors.Is(err, secrets.ErrCorrupt) || errors.Is(err, secrets.ErrBadToken)
@@ -191,6 +203,27 @@ func (t *tending) retire(ctx context.Context, v secrets.Version) (map[string]str
 			Do:    "Revoke it in the Instance Manager (Security → Trusted Apps → Access Tokens); then: tablexport tokens retire " + t.name})
 	}
 	return nil, err
+}
+
+// unproven is the need of a version that is not taken.
+func (t *tending) unproven(v secrets.Version, err error) {
+	n := need{Kind: "unproven", Severity: alert.Critical, Version: v.Number, Owner: v.Owner, Text: err.Error(),
+		Title: fmt.Sprintf("the new token %s (version %d) is not taken: it was not proven", t.name, v.Number),
+		Do:    fmt.Sprintf("If it was issued wrongly: tablexport tokens reject %s %d; and have another one issued. Prove it again with: tablexport tokens verify %s %d", t.name, v.Number, t.name, v.Number)}
+	if !ofToken(err) {
+		n.Kind, n.Title, n.Do = "failed", fmt.Sprintf("the rotation of the token %s to version %d cannot go on", t.name, v.Number), hintFor(err)
+	}
+	t.needs = append(t.needs, n)
+}
+
+// left looks at an old version that is left retiring for another reason than that it is in use.
+func (t *tending) left(step secrets.State, version int, err error) {
+	if err == nil || step != secrets.Retired || passing(err) || errors.Is(err, secrets.ErrInUse) {
+		return
+	}
+	t.pace.failed(t.key("retire", version), err)
+	t.needs = append(t.needs, need{Kind: "failed", Severity: alert.Critical, Version: version, Text: err.Error(), Do: hintFor(err),
+		Title: fmt.Sprintf("the old token %s (version %d) cannot be retired", t.name, version)})
 }
 
 // old looks whether a new token must be issued. coming says that one is there that takes its place.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -45,7 +46,7 @@ func TestRotateDue(t *testing.T) {
 			}
 			contains(t, w.must(exitUsage, "tokens", "rotate", "--due").err, "rotations: {sim:")
 			w.must(exitUsage, "tokens", "rotate")
-			w.edit("stores:", "rotations: {sim: {max_age: 30d, warn_before: 7d, grace: 1ms}}\nstores:")
+			w.edit("stores:", "rotations: {sim: {max_age: 30d, warn_before: 7d, grace: 1ns}}\nstores:")
 			w.must(exitUsage, "tokens", "rotate", "bi/reader", "--due")
 			got := w.must(exitCredential, "tokens", "rotate", "--due", "--json")
 			if needsOf(t, got) != "issue critical" {
@@ -238,6 +239,58 @@ func TestServeTends(t *testing.T) {
 	}
 	w.said.WriteString(out.String() + said.String())
 	w.holdsNo(testToken, nextToken, canaryToken)
+}
+
+// An account whose Vault policy does not let it rotate says what it lacks, once.
+func TestRotateDueNeedsItsPolicy(t *testing.T) {
+	t.Parallel()
+	server := vaultserver.Start(t)
+	w := newWorld(t, simulator.Options{})
+	w.useVault(server)
+	if err := w.server.Issue(simulator.Token{Value: nextToken}); err != nil {
+		t.Fatal(err)
+	}
+	w.stage()
+	w.edit("stores:", "rotations: {sim: {grace: 1ns}}\nstores:")
+	w.mustWith(exitOK, nextToken, "tokens", "stage", "bi/reader")
+	policy, err := os.ReadFile(filepath.Join(moduleRoot(t), "docs", "vault-policy.hcl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(w.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, mount, _ := strings.Cut(string(text), "mount: ")
+	mount, _, _ = strings.Cut(mount, ",")
+	run, _, _ := strings.Cut(string(policy), "# ---- tablexport-rotate")
+	roleID, secretID := server.NewAppRole(t, strings.ReplaceAll(run, `"secret/`, `"`+mount+`/`), nil)
+	rotate := map[string]string{}
+	for name, id := range map[string]string{"role": roleID, "secret": secretID} {
+		before, err := os.ReadFile(filepath.Join(w.dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		rotate[name] = string(before)
+		w.write(name, id)
+	}
+	got := w.must(exitCredential, "tokens", "rotate", "--due", "--json")
+	if needsOf(t, got) != "failed critical" {
+		t.Errorf("%s", got)
+	}
+	contains(t, got.out, "the policy of this login needs", "/state/bi/reader")
+	w.must(exitOK, "run", "shop") // it lends, and tells others
+	contains(t, w.must(exitOK, "tokens", "show", "bi/reader", "1").out, "used ")
+	for name, id := range rotate {
+		w.write(name, id)
+	}
+	contains(t, w.must(exitCredential, "tokens", "rotate", "--due").out, "version 2 is active")
+	for _, e := range objects(t, w.must(exitOK, "audit", "tail", "-n", "1000", "--json").out) {
+		if e["action"] == "use" {
+			t.Errorf("a use could not be told of: %v", e)
+		}
+	}
+	w.holdsNo(testToken, nextToken)
 }
 
 // rotate --stage-from event takes what the event has staged, and waits for it.
