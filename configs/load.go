@@ -155,8 +155,7 @@ func (c *Config) applyDefaults() {
 		setDefault(&k.Path, "audit-checkpoints")
 	}
 	c.alertDefaults()
-	setDefault(&c.Serve.Listen, DefaultListen)
-	setDefault(&c.Serve.Drain, Duration(2*time.Minute))
+	c.Serve.defaults()
 	setDefault(&c.Policy.Mode, "enforce")
 	setDefault(&c.Policy.MaxLifeDays, 400)
 	setDefault(&c.Policy.UnusedDays, 30)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -48,7 +49,8 @@ a person is an alert (the same once: tablexport tokens rotate --due). The report
 What goes wrong is told through alerts.channels: tablexport alerts test tries them.
 
 At serve.listen (default http://127.0.0.1:8750/): status pages, the same as JSON under /api/v1, /healthz, /readyz and /metrics
-(Prometheus), which can be read only, and from this machine only; and /events/lifecycle for instances whose application has a
+(Prometheus). Without serve.oidc or serve.mtls they can be read only, and from this machine only; with them, orders to jobs are taken from
+those whose role allows it. And /events/lifecycle for instances whose application has a
 redirect_uri: the Marketplace's signed events, whose tokens are staged. The audit log is signed every ten minutes, if
 audit.checkpoints are configured. Logs go to stderr, one JSON object per line.`,
 		Example: "  tablexport serve\n  tablexport serve -c /etc/tablexport/tablexport.yaml --state /var/lib/tablexport",
@@ -109,15 +111,25 @@ func (g *globals) serve(ctx context.Context) error {
 		Dataset: func(ctx context.Context, job string) (*export.Dataset, error) { return d.current().dataset(ctx, job) }}
 	d.metrics = status.NewMetrics(source)
 	d.metrics.Reloaded(true)
+	source.Act, source.Events = d.act, d.receiver("")
+	door, secure, err := d.gate(a)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	source.Gate = door
 	hush, err := d.watch(ctx, l)
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
 	defer hush() // behind the clock: the ends of the last runs are told too
-	server := status.Server(d.withEvents(status.Handler(source, d.metrics, d.log), ""), d.log)
+	server := status.Server(status.Handler(source, d.metrics, d.log), d.log)
+	scheme := "http://"
+	if secure != nil {
+		scheme, listener = "https://", tls.NewListener(listener, secure)
+	}
 	web := make(chan error, 1)
 	go func() { web <- server.Serve(listener) }()
-	d.log.Info("serving", "address", "http://"+listener.Addr().String(), "version", buildVersion(), "jobs", len(agenda.Entries), "state", a.stateDir())
+	d.log.Info("serving", "address", scheme+listener.Addr().String(), "version", buildVersion(), "jobs", len(agenda.Entries), "state", a.stateDir())
 
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)

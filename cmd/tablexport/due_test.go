@@ -314,7 +314,7 @@ func TestRotateFromEvent(t *testing.T) {
 	defer a.close()
 	market, event := signedMarket(t, w.address, nextToken)
 	d := &daemon{app: a, log: a.logger()}
-	handler := d.withEvents(http.NotFoundHandler(), market)
+	handler := d.receiver(market)
 	if code := post(handler, event); code != http.StatusOK {
 		t.Fatalf("answer %d", code)
 	}

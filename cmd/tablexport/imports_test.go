@@ -41,7 +41,8 @@ var layers = []struct {
 	{"jobs/ledger", nil},
 	{"jobs/alert", nil},
 	{"jobs/window", nil},
-	{"jobs/status", []string{"jobs/ledger", "jobs/schedule", "export", "odata/evidence"}},
+	{"jobs/gate", nil},
+	{"jobs/status", []string{"jobs/gate", "jobs/ledger", "jobs/schedule", "export", "odata/evidence"}},
 	{"jobs", []string{"odata", "odata/edm", "odata/evidence", "odata/extsort", "odata/filter", "odata/scope", "export", "export/delta", "export/parquet", "export/sets",
 		"export/store", "secrets", "secrets/audit", "jobs/…"}},
 	{"cmd/…", []string{"…"}},
@@ -49,7 +50,7 @@ var layers = []struct {
 }
 
 // testSupport are packages that only tests import.
-var testSupport = []string{"export/exporttest/…", "export/store/storetest/…", "secrets/secretstest/…"}
+var testSupport = []string{"export/exporttest/…", "export/store/storetest/…", "secrets/secretstest/…", "jobs/gate/gatetest"}
 
 // homes says where large dependencies live: nobody else imports them.
 var homes = []struct {
@@ -73,6 +74,7 @@ var homes = []struct {
 	{"modernc.org/sqlite", []string{"jobs/ledger"}},
 	{"github.com/pressly/goose", []string{"jobs/ledger"}},
 	{"github.com/prometheus", []string{"jobs/status"}},
+	{"github.com/coreos/go-oidc", []string{"jobs/gate"}},
 	{"github.com/spf13/cobra", []string{"cmd/…"}},
 }
 

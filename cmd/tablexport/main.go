@@ -159,6 +159,7 @@ func meaning(err error) (jobs.Class, int) {
 	var policy *policyError
 	var waiting *waitingError
 	var unwell *unwellError
+	var unusable *configError
 	switch {
 	case errors.As(err, &usage):
 		return classUsage, exitUsage
@@ -168,7 +169,7 @@ func meaning(err error) (jobs.Class, int) {
 		return jobs.Credential, exitCredential
 	case errors.As(err, &damaged), errors.As(err, &broken):
 		return jobs.Data, exitData
-	case errors.As(err, &problems):
+	case errors.As(err, &problems), errors.As(err, &unusable):
 		return jobs.Config, exitConfig
 	}
 	class := jobs.Classify(err)

@@ -487,7 +487,7 @@ func signedMarket(t *testing.T, instance, token string) (document, event string)
 // post sends an event to a handler, and gives its answer's status.
 func post(handler http.Handler, event string) int {
 	rw := httptest.NewRecorder()
-	handler.ServeHTTP(rw, httptest.NewRequest(http.MethodPost, eventsPath, strings.NewReader(event)))
+	handler.ServeHTTP(rw, httptest.NewRequest(http.MethodPost, "/events/lifecycle", strings.NewReader(event)))
 	return rw.Code
 }
 
@@ -507,7 +507,7 @@ func TestEventToRotation(t *testing.T) {
 	defer a.close()
 	d := &daemon{app: a, log: a.logger()}
 	market, body := signedMarket(t, w.address, nextToken)
-	handler := d.withEvents(http.NotFoundHandler(), market)
+	handler := d.receiver(market)
 	for range 2 {
 		if code := post(handler, body); code != http.StatusOK {
 			t.Fatalf("answer %d", code)

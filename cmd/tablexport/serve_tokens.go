@@ -7,9 +7,6 @@ import (
 	"time"
 )
 
-// eventsPath is where serve receives the Marketplace's lifecycle events, behind whatever speaks TLS to the outside.
-const eventsPath = "/events/lifecycle"
-
 // signEvery is how often a program that goes on signs its audit log.
 const signEvery = 10 * time.Minute
 
@@ -24,17 +21,14 @@ type events struct {
 	handler http.Handler
 }
 
-// withEvents puts the receiver of events before the pages. The pages' headers and limits are their own.
-func (d *daemon) withEvents(pages http.Handler, marketplace string) http.Handler {
-	mux := http.NewServeMux()
-	mux.Handle(eventsPath, &events{current: d.current, marketplace: marketplace, staged: d.wake})
-	mux.Handle("/", pages)
-	return mux
+// receiver is the handler of events.
+func (d *daemon) receiver(marketplace string) http.Handler {
+	return &events{current: d.current, marketplace: marketplace, staged: d.wake}
 }
 
 // ServeHTTP implements http.Handler. 404: no instance expects events. 503: they cannot be received now; whoever sends one may try again.
 func (e *events) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	handler, err := e.receiver()
+	handler, err := e.inUse()
 	switch {
 	case err != nil:
 		http.Error(w, http.StatusText(http.StatusServiceUnavailable), http.StatusServiceUnavailable)
@@ -45,8 +39,8 @@ func (e *events) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// receiver is made anew when the configuration was read again: what was received before is in its file.
-func (e *events) receiver() (http.Handler, error) {
+// inUse is made anew when the configuration was read again: what was received before is in its file.
+func (e *events) inUse() (http.Handler, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	a := e.current()

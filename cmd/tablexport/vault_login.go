@@ -63,18 +63,26 @@ func (a *app) tokenUse(c configs.Instance) (secrets.Kind, error) {
 	if c.CAFile == "" {
 		return secrets.Kind{Client: made}, nil
 	}
-	pem, err := os.ReadFile(a.cfg.Resolve(c.CAFile))
-	if err != nil {
+	var err error
+	if made.Client, err = a.clientTrusting(c.CAFile); err != nil {
 		return secrets.Kind{}, err
+	}
+	return secrets.Kind{Client: made}, nil
+}
+
+// clientTrusting is an HTTP client that believes the authorities of a file, relative to the configuration, in place of the system's.
+func (a *app) clientTrusting(caFile string) (*http.Client, error) {
+	pem, err := os.ReadFile(a.cfg.Resolve(caFile))
+	if err != nil {
+		return nil, err
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(pem) {
-		return secrets.Kind{}, usagef("%s holds no certificate in PEM form", c.CAFile)
+		return nil, usagef("%s holds no certificate in PEM form", caFile)
 	}
-	made.Client = &http.Client{
+	return &http.Client{
 		Timeout:       30 * time.Second,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // a secret would go with it
 		Transport:     &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, TLSHandshakeTimeout: 10 * time.Second},
-	}
-	return secrets.Kind{Client: made}, nil
+	}, nil
 }

@@ -10,11 +10,12 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/tablexport/tablexport/jobs/gate"
 	"github.com/tablexport/tablexport/jobs/ledger"
 	"github.com/tablexport/tablexport/odata/evidence"
 )
 
-// api answers programs: everything that the pages show, as JSON. Nothing of it changes anything.
+// api answers programs: everything that the pages show, as JSON, and what can be asked of jobs.
 type api struct {
 	Source
 	log *slog.Logger
@@ -56,13 +57,13 @@ type (
 	}
 )
 
-func (a *api) routes(mux *http.ServeMux) {
-	mux.HandleFunc("GET /api/v1/openapi.json", func(w http.ResponseWriter, _ *http.Request) {
+func (a *api) routes(mux *gate.Mux) {
+	mux.HandleFunc(gate.View, "GET /api/v1/openapi.json", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json; charset=utf-8")
 		_, _ = w.Write(openAPI()) // the reader is gone, or it has got it
 	})
 	route := func(path string, get func(*http.Request) (any, error)) {
-		mux.HandleFunc("GET /api/v1"+path, func(w http.ResponseWriter, r *http.Request) {
+		mux.HandleFunc(gate.View, "GET /api/v1"+path, func(w http.ResponseWriter, r *http.Request) {
 			v, err := get(r)
 			if err != nil {
 				a.fail(w, r, err)
@@ -101,7 +102,8 @@ func (a *api) routes(mux *http.ServeMux) {
 		}
 		return AlertsAnswer{some(open)}, nil
 	})
-	mux.HandleFunc("GET /api/", func(w http.ResponseWriter, r *http.Request) { a.fail(w, r, errNone) })
+	a.orders(mux)
+	mux.HandleFunc(gate.View, "GET /api/", func(w http.ResponseWriter, r *http.Request) { a.fail(w, r, errNone) })
 }
 
 // some is a list that is never null in JSON.
@@ -122,7 +124,9 @@ func (a *api) fail(w http.ResponseWriter, r *http.Request, err error) {
 	switch {
 	case errors.As(err, &bad):
 		answer(w, http.StatusBadRequest, ErrorAnswer{bad.Error()})
-	case errors.Is(err, errNone), errors.Is(err, ledger.ErrNotFound):
+	case errors.Is(err, ErrBusy):
+		answer(w, http.StatusConflict, ErrorAnswer{err.Error()})
+	case errors.Is(err, errNone), errors.Is(err, ErrUnknown), errors.Is(err, ledger.ErrNotFound):
 		answer(w, http.StatusNotFound, ErrorAnswer{"there is no such job, run or path"})
 	default:
 		a.log.Error("a request could not be answered", "path", r.URL.Path, "error", err)

@@ -2,6 +2,7 @@ package status
 
 import (
 	"context"
+	"net/http"
 	"runtime"
 	"strconv"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/tablexport/tablexport/export"
+	"github.com/tablexport/tablexport/jobs/gate"
 	"github.com/tablexport/tablexport/jobs/ledger"
 )
 
@@ -59,6 +61,14 @@ type Source struct {
 	Alerts  func() []Alert                                                 // that are not over
 	Dataset func(ctx context.Context, job string) (*export.Dataset, error) // an unknown job is an error
 	Tokens  func(ctx context.Context) ([]Token, error)
+
+	// Gate decides who may; nil: everybody on this machine may read.
+	Gate *gate.Gate
+	// Act does what a caller may ask for, and audits it; nil: nothing can be asked for. Its errors are ErrUnknown, ErrBusy, or of the
+	// program's own trouble.
+	Act func(ctx context.Context, o Order) error
+	// Events receives the signed events of the Marketplace.
+	Events http.Handler
 }
 
 // Metrics are the program's numbers, named as Prometheus wants them. Counters begin with the process; what is known of datasets
@@ -73,6 +83,7 @@ type Metrics struct {
 	ticks    *prometheus.CounterVec
 	alerts   *prometheus.CounterVec
 	reloads  *prometheus.CounterVec
+	refused  *prometheus.CounterVec
 	reloaded prometheus.Gauge
 }
 
@@ -91,13 +102,17 @@ func NewMetrics(s Source) *Metrics {
 		ticks:   counter("ticks_total", "Ticks that have ended, by outcome (ran, late, coalesced, skipped).", "outcome"),
 		alerts:  counter("alerts_sent_total", "Alerts that were sent, by channel and result (ok, failed).", "channel", "result"),
 		reloads: counter("config_reloads_total", "Configurations that were read again, by result (ok, refused).", "result"),
+		refused: counter("http_requests_refused_total", "Requests to this program that were refused before they were looked at, by reason.", "reason"),
 		reloaded: prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "tablexport", Name: "config_last_reload_success_timestamp_seconds",
 			Help: "When the configuration in use was read."}),
+	}
+	for _, why := range gate.Reasons { // a counter that is not there yet hides the first increase
+		m.refused.WithLabelValues(string(why))
 	}
 	info := prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "tablexport", Name: "build_info", Help: "The program's version; always 1.",
 		ConstLabels: prometheus.Labels{"version": s.Version, "goversion": runtime.Version()}})
 	info.Set(1)
-	m.registry.MustRegister(m.runs, m.seconds, m.rows, m.bytes, m.ticks, m.alerts, m.reloads, m.reloaded, info, &now{source: s},
+	m.registry.MustRegister(m.runs, m.seconds, m.rows, m.bytes, m.ticks, m.alerts, m.reloads, m.refused, m.reloaded, info, &now{source: s},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -121,6 +136,9 @@ func (m *Metrics) TickEnded(o ledger.Outcome, count int64) {
 func (m *Metrics) AlertSent(channel string, ok bool) {
 	m.alerts.WithLabelValues(channel, result(ok, "failed")).Inc()
 }
+
+// Refused counts a request that the gate has not let in.
+func (m *Metrics) Refused(why gate.Reason) { m.refused.WithLabelValues(string(why)).Inc() }
 
 // Reloaded counts a configuration that was read.
 func (m *Metrics) Reloaded(ok bool) {

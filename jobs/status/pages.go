@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/tablexport/tablexport/export"
+	"github.com/tablexport/tablexport/jobs/gate"
 	"github.com/tablexport/tablexport/jobs/ledger"
 	"github.com/tablexport/tablexport/odata/evidence"
 )
@@ -86,28 +87,31 @@ type pages struct {
 	log *slog.Logger
 }
 
-func (p *pages) routes(mux *http.ServeMux) {
+func (p *pages) routes(mux *gate.Mux) {
 	style, err := fs.ReadFile(files, "pages/style.css")
 	if err != nil {
 		panic(err) // it is embedded
 	}
-	mux.HandleFunc("GET /style.css", func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc(gate.Open, "GET /style.css", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/css; charset=utf-8")
 		_, _ = w.Write(style) // the reader is gone, or it has got it
 	})
-	mux.HandleFunc("GET /{$}", p.overview)
-	mux.HandleFunc("GET /jobs/{job}", p.job)
-	mux.HandleFunc("GET /jobs/{job}/dataset", p.dataset)
-	mux.HandleFunc("GET /runs", p.history)
-	mux.HandleFunc("GET /runs/{run}", p.run)
-	mux.HandleFunc("GET /instances", p.instances)
-	mux.HandleFunc("GET /tokens", p.tokens)
-	mux.HandleFunc("GET /", func(w http.ResponseWriter, r *http.Request) { p.trouble(w, r, errNone) })
+	mux.HandleFunc(gate.View, "GET /{$}", p.overview)
+	mux.HandleFunc(gate.View, "GET /jobs/{job}", p.job)
+	mux.HandleFunc(gate.View, "GET /jobs/{job}/dataset", p.dataset)
+	mux.HandleFunc(gate.View, "GET /runs", p.history)
+	mux.HandleFunc(gate.View, "GET /runs/{run}", p.run)
+	mux.HandleFunc(gate.View, "GET /instances", p.instances)
+	mux.HandleFunc(gate.Audit, "GET /tokens", p.tokens)
+	mux.HandleFunc(gate.View, "GET /", func(w http.ResponseWriter, r *http.Request) { p.trouble(w, r, errNone) })
 }
 
 // show writes a page. It is made whole first: half a page is none.
 func (p *pages) show(w http.ResponseWriter, r *http.Request, status int, name, title string, body any) {
-	nav := []link{{Href: "/", Text: "Overview"}, {Href: "/runs", Text: "Runs"}, {Href: "/instances", Text: "Instances"}, {Href: "/tokens", Text: "Tokens"}}
+	nav := []link{{Href: "/", Text: "Overview"}, {Href: "/runs", Text: "Runs"}, {Href: "/instances", Text: "Instances"}}
+	if gate.From(r.Context()).May(gate.Audit) {
+		nav = append(nav, link{Href: "/tokens", Text: "Tokens"})
+	}
 	for i := range nav {
 		nav[i].Here = nav[i].Href == r.URL.Path
 	}

@@ -170,6 +170,9 @@ func TestAPI(t *testing.T) {
 		}
 	}
 	for path := range doc.Paths {
+		if doc.Paths[path]["get"] == nil {
+			continue // TestOrders
+		}
 		check(path, "", 200)
 		if strings.Contains(path, "{") {
 			check(path, "", 404)

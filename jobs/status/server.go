@@ -3,59 +3,37 @@ package status
 import (
 	"encoding/json"
 	"log/slog"
-	"net"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/tablexport/tablexport/jobs/gate"
 )
 
-// Limits of a request.
-const (
-	maxHeader = 16 << 10
-	maxBody   = 64 << 10
-)
+const maxHeader = 16 << 10
 
-// Handler answers with pages, the JSON API, health, readiness and metrics. Nothing of it changes anything.
+// Handler answers with pages, the JSON API, health, readiness and metrics, to whom the source's gate lets in.
 func Handler(s Source, m *Metrics, log *slog.Logger) http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { s.health(w, r, false) })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) { s.health(w, r, true) })
-	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelError),
+	g := s.Gate
+	if g == nil {
+		g = gate.New(gate.Options{})
+	}
+	return g.Guard(s.mux(m, log))
+}
+
+func (s Source) mux(m *Metrics, log *slog.Logger) *gate.Mux {
+	mux := gate.NewMux()
+	mux.HandleFunc(gate.Open, "GET /healthz", func(w http.ResponseWriter, r *http.Request) { s.health(w, r, false) })
+	mux.HandleFunc(gate.Open, "GET /readyz", func(w http.ResponseWriter, r *http.Request) { s.health(w, r, true) })
+	mux.Handle(gate.View, "GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelError),
 		ErrorHandling: promhttp.ContinueOnError, MaxRequestsInFlight: 4, Timeout: 15 * time.Second}))
+	if s.Events != nil {
+		mux.Handle(gate.Signed, "POST /events/lifecycle", s.Events)
+	}
 	(&pages{s, log}).routes(mux)
 	(&api{s, log}).routes(mux)
-	return guarded(mux)
-}
-
-// guarded bounds what a request may bring, and sets the headers that every answer has.
-func guarded(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// A page of another site whose name was made to point here (DNS rebinding) still sends that name.
-		if !local(r.Host) {
-			http.Error(w, "this address is for this machine only", http.StatusMisdirectedRequest)
-			return
-		}
-		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-		h := w.Header()
-		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src 'self' data:; form-action 'self'; frame-ancestors 'none'; base-uri 'none'")
-		h.Set("X-Content-Type-Options", "nosniff")
-		h.Set("Referrer-Policy", "no-referrer")
-		h.Set("Cross-Origin-Resource-Policy", "same-origin")
-		h.Set("Cross-Origin-Opener-Policy", "same-origin")
-		h.Set("Cache-Control", "no-store")
-		next.ServeHTTP(w, r)
-	})
-}
-
-// local reports whether a request was sent to a loopback address by its number, or to localhost.
-func local(host string) bool {
-	if name, _, err := net.SplitHostPort(host); err == nil {
-		host = name
-	}
-	ip := net.ParseIP(strings.Trim(host, "[]"))
-	return strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()
+	return mux
 }
 
 // Server is an http.Server with limits for a handler.
