@@ -385,6 +385,7 @@ func (d *daemon) tend(ctx context.Context, p *pace) {
 		}
 		d.watcher.needs(ctx, instance, name, needs)
 	}
+	d.watcher.forget(ctx, a.cfg)
 }
 
 // needs raises what waits for people, and ends what does not any more.
@@ -398,5 +399,20 @@ func (w *watcher) needs(ctx context.Context, instance, token string, all []need)
 		}
 		n := all[at]
 		w.desk.Raise(ctx, alert.Alert{Key: key, Kind: "rotation", Severity: n.Severity, Instance: instance, Owner: n.Owner, Title: n.Title, Text: n.Text, Do: n.Do, Since: n.Since})
+	}
+}
+
+// forget ends the alerts of tokens that no rotation looks after any more.
+func (w *watcher) forget(ctx context.Context, cfg *configs.Config) {
+	kept := map[string]bool{}
+	for instance := range cfg.Rotations {
+		kept[cfg.Instances[instance].Token] = true
+	}
+	for _, o := range w.desk.Standing() {
+		if rest, ok := strings.CutPrefix(o.Key, "rotation/"); ok {
+			if _, token, _ := strings.Cut(rest, "/"); !kept[token] {
+				w.desk.Resolve(ctx, o.Key, "No rotation looks after it any more.")
+			}
+		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tablexport/tablexport/configs"
 	"github.com/tablexport/tablexport/jobs/alert"
 	"github.com/tablexport/tablexport/odata/simulator"
 	"github.com/tablexport/tablexport/secrets"
@@ -218,6 +219,13 @@ func TestServeTends(t *testing.T) {
 		t.Errorf("%d trials at the first look, %d after three", first, again)
 	}
 	until(t, "the alert", func() bool { return len(channel.keys()) > 0 })
+	// Without the rotation there is nothing to tell any more.
+	a.cfg.Rotations = map[string]configs.Rotation{}
+	d.tend(t.Context(), p)
+	until(t, "the end", func() bool { return len(channel.keys()) == 2 })
+	a.cfg.Rotations["sim"] = configs.Rotation{MaxAge: configs.Duration(time.Hour * 2400), WarnBefore: configs.Duration(time.Hour), Grace: 1}
+	d.tend(t.Context(), p)
+	until(t, "the alert once more", func() bool { return len(channel.keys()) == 3 })
 	w.must(exitOK, "tokens", "reject", "bi/reader", "2")
 	w.mustWith(exitOK, canaryToken, "tokens", "stage", "bi/reader")
 	d.tend(t.Context(), p)
@@ -226,7 +234,7 @@ func TestServeTends(t *testing.T) {
 	}
 	w.server.Revoke(testToken)
 	d.tend(t.Context(), newPace()) // as six hours later
-	want := []string{"rotation/unproven/bi/reader critical false", "rotation/unproven/bi/reader info true", "rotation/revoke/bi/reader warning false", "rotation/revoke/bi/reader info true"}
+	want := []string{"rotation/unproven/bi/reader critical false", "rotation/unproven/bi/reader info true", "rotation/unproven/bi/reader critical false", "rotation/unproven/bi/reader info true", "rotation/revoke/bi/reader warning false", "rotation/revoke/bi/reader info true"}
 	until(t, "the ends", func() bool { return len(channel.keys()) == len(want) })
 	got := channel.keys()
 	for _, k := range want {
