@@ -30,6 +30,7 @@ import (
 	"github.com/tablexport/tablexport/export/store/filestore"
 	"github.com/tablexport/tablexport/jobs/alert"
 	"github.com/tablexport/tablexport/jobs/ledger"
+	"github.com/tablexport/tablexport/odata/edm"
 	"github.com/tablexport/tablexport/odata/simulator"
 )
 
@@ -558,4 +559,30 @@ func TestSigningWhileServing(t *testing.T) {
 	})
 	stop()
 	<-over
+}
+
+// No report asks for a column that the model knows to hold a secret, whatever the instance has.
+func TestReportTablesHoldNoSecrets(t *testing.T) {
+	t.Parallel()
+	model := edm.Embedded()
+	for _, table := range (&reconciliation{}).tables() {
+		known, ok := model.Table(table.name)
+		if !ok {
+			t.Errorf("%s is not in the model", table.name)
+			continue
+		}
+		for _, name := range table.columns {
+			if c, ok := known.Column(name); !ok || c.Secret {
+				t.Errorf("%s.%s: known %v, secret %v", table.name, name, ok, ok && c.Secret)
+			}
+		}
+	}
+	for table, columns := range map[string][]string{"Sec_Access_Tokens": {"Data", "Access_Token_Key"}, "Sec_Trusted_Applications": {"Application_Secret_Hash"}} {
+		known, _ := model.Table(table)
+		for _, name := range columns {
+			if c, ok := known.Column(name); ok && !c.Secret {
+				t.Errorf("%s.%s is not known to be secret", table, name)
+			}
+		}
+	}
 }

@@ -69,13 +69,13 @@ func proxy(t testing.TB, server vaultserver.Server, choose func(*http.Request) f
 func TestOneFaultIsSurvived(t *testing.T) {
 	server := vaultserver.Start(t)
 	for name, f := range map[string]fault{"refuse": refuse, "lose": lose, "cut": cut, "cut before": cutBefore, "garble": garble} {
-		for nth := int64(1); nth <= 5; nth++ { // metadata, value, state, key, state of the activation
+		for nth := int64(1); nth <= 7; nth++ { // metadata, value, state, key, state of the activation, custom metadata, uses
 			t.Run(fmt.Sprint(name, " write ", nth), func(t *testing.T) {
 				mount := server.NewMount(t)
 				opts := rootOptions(t, server, mount)
 				var writes, hit atomic.Int64
 				opts.Address = proxy(t, server, func(r *http.Request) fault {
-					if r.Method == http.MethodPut && writes.Add(1) == nth {
+					if (r.Method == http.MethodPut || r.Method == http.MethodPatch) && writes.Add(1) == nth {
 						hit.Add(1)
 						return f
 					}
@@ -94,10 +94,21 @@ func TestOneFaultIsSurvived(t *testing.T) {
 				if err := v.Activate(t.Context(), "bi/x", 1, 0); err != nil {
 					t.Fatalf("activate: %v", err)
 				}
+				known := secrets.Attributes{Expires: time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC), Scopes: "read", Owner: "Ada"}
+				if err := v.Describe(t.Context(), "bi/x", 1, known); err != nil {
+					t.Fatalf("describe: %v", err)
+				}
+				use := secrets.PlaceUse{Place: "ada@one:/state", Fingerprint: "fp:1", Last: known.Expires}
+				if err := v.Used(t.Context(), "bi/x", use); err != nil {
+					t.Fatalf("used: %v", err)
+				}
 				direct := open(t, rootOptions(t, server, mount))
 				n, err := direct.Versions(t.Context(), "bi/x")
-				if err != nil || len(n.Versions) != 1 || n.Active != 1 || n.Versions[0].Fingerprint != "fp:1" {
+				if err != nil || len(n.Versions) != 1 || n.Active != 1 || n.Versions[0].Fingerprint != "fp:1" || n.Versions[0].Attributes != known {
 					t.Errorf("%+v %v", n, err)
+				}
+				if uses, err := direct.Uses(t.Context(), "bi/x"); err != nil || len(uses) != 1 || uses[0] != use {
+					t.Errorf("uses: %+v %v", uses, err)
 				}
 				if token, _, err := direct.Read(t.Context(), "bi/x", 0); err != nil || !token.Equal(c.Token) {
 					t.Error(err)

@@ -335,3 +335,51 @@ func TestCustomMetadata(t *testing.T) {
 	}
 	c.Absent(t, "the metadata", []byte(fmt.Sprint(meta)))
 }
+
+// What is described is seen in Vault by people and other tools, follows the active version, and leaves their own keys alone; what they write where we read
+// is not believed if it makes no sense. A secret that has no custom metadata yet gets it.
+func TestCustomMetadataOfVersions(t *testing.T) {
+	t.Parallel()
+	server := vaultserver.Start(t)
+	mount := server.NewMount(t)
+	v := open(t, rootOptions(t, server, mount))
+	stage(t, v, "bi/x")
+	stage(t, v, "bi/x")
+	path := mount + "/metadata/tablexport/tokens/bi/x"
+	shown := func() map[string]any {
+		t.Helper()
+		custom, _ := server.Call(t, http.MethodGet, path, nil)["custom_metadata"].(map[string]any)
+		return custom
+	}
+	server.Call(t, http.MethodPost, path, map[string]any{"custom_metadata": nil, "cas_required": true})
+	if len(shown()) != 0 {
+		t.Fatalf("%v", shown())
+	}
+	expires := time.Date(2027, 6, 30, 0, 0, 0, 0, time.UTC)
+	for number, a := range map[int]secrets.Attributes{1: {Expires: expires, Scopes: "read", Owner: "BI team"}, 2: {Scopes: "read sec"}} {
+		if err := v.Describe(t.Context(), "bi/x", number, a); err != nil {
+			t.Fatal(err)
+		}
+	}
+	server.Call(t, http.MethodPost, path, map[string]any{"custom_metadata": map[string]string{"owner": "BI team", "v1_expires": "2027-06-30T00:00:00Z", "v1_scopes": "read", "v2_scopes": "read sec", "ticket": "SEC-7"}})
+	if c := shown(); c["owner"] != "BI team" || c["v1_expires"] != "2027-06-30T00:00:00Z" || c["expires"] != nil {
+		t.Errorf("%v", c)
+	}
+	for version, want := range map[int][2]any{1: {"2027-06-30T00:00:00Z", "read"}, 2: {nil, "read sec"}} {
+		n, err := v.Versions(t.Context(), "bi/x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := v.Activate(t.Context(), "bi/x", version, n.Active); err != nil {
+			t.Fatal(err)
+		}
+		if c := shown(); c["expires"] != want[0] || c["scopes"] != want[1] || c["ticket"] != "SEC-7" {
+			t.Errorf("version %d is active: %v", version, c)
+		}
+	}
+	server.Call(t, http.MethodPost, path, map[string]any{"custom_metadata": map[string]string{"owner": "BI team", "v1_expires": "soon", "v1_scopes": "read"}})
+	n, err := v.Versions(t.Context(), "bi/x")
+	if err != nil || n.Versions[1].Expires != (time.Time{}) || n.Versions[1].Scopes != "read" || n.Versions[1].Owner != "BI team" {
+		t.Errorf("%+v %v", n, err)
+	}
+}
