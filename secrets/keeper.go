@@ -250,8 +250,9 @@ func (k *Keeper) Lease(ctx context.Context, req LeaseRequest) (*Lease, error) {
 	if err != nil {
 		return nil, k.refuse(ctx, req, actLease, v.Fingerprint, err)
 	}
-	k.note(ctx, req, v.Fingerprint)
-	return &Lease{keeper: k, request: req, entry: e.Seq, token: token, version: v, own: true}, nil
+	l := &Lease{keeper: k, request: req, entry: e.Seq, token: token, version: v, own: true}
+	l.show(ctx)
+	return l, nil
 }
 
 // Trial is a lease on a token that is not in the vault yet, to prove it before it is staged. It is audited like any loan,

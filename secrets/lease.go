@@ -28,7 +28,6 @@ type Lease struct {
 	refusals atomic.Int64
 	renewing sync.Mutex
 
-	noted     atomic.Int64 // when the use was told of last, in Unix nanoseconds
 	exchanged atomic.Int64 // when renewAccess last gave a new access token, in Unix nanoseconds
 
 	mu      sync.RWMutex
@@ -36,6 +35,7 @@ type Lease struct {
 	version Version
 	renewed time.Time
 	closed  bool
+	beat    *time.Timer // tells others now and then that the token is in use; nil = nobody is told
 }
 
 // Authorize sets "Authorization: Bearer …" on req if req goes, over https (or http to a loopback
@@ -85,12 +85,33 @@ func (l *Lease) authorize(ctx context.Context, req *http.Request) error {
 		req.Header.Set("Authorization", "Bearer "+string(value))
 	})
 	l.requests.Add(1)
-	if !l.trial && l.keeper.place != "" && time.Since(time.Unix(0, l.noted.Load())) >= UseEvery {
-		l.noted.Store(time.Now().UnixNano())
-		// Not in the request's way: a vault that is away does not hold up a scan.
-		go l.keeper.note(context.WithoutCancel(ctx), l.request, l.version.Fingerprint)
-	}
 	return nil
+}
+
+// show tells others that the token is in use, now and again as long as the lease lasts: one answer that is streamed for an hour is a use of an hour.
+func (l *Lease) show(ctx context.Context) {
+	k := l.keeper
+	if k.place == "" {
+		return
+	}
+	k.note(ctx, l.request, l.version.Fingerprint)
+	ctx = context.WithoutCancel(ctx)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.beat = time.AfterFunc(noteEvery, func() {
+		l.mu.RLock()
+		closed, fingerprint := l.closed, l.version.Fingerprint
+		l.mu.RUnlock()
+		if closed {
+			return
+		}
+		k.note(ctx, l.request, fingerprint)
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if !l.closed {
+			l.beat.Reset(noteEvery)
+		}
+	})
 }
 
 // accessToken exchanges the client secret, unless there is an access token that is good and not stale. Every exchange is audited. l.mu is
@@ -242,6 +263,9 @@ func (l *Lease) Close(ctx context.Context) error {
 		return nil
 	}
 	l.closed = true
+	if l.beat != nil {
+		l.beat.Stop()
+	}
 	fingerprint := l.version.Fingerprint
 	if l.own {
 		l.token.wipe()

@@ -8,8 +8,10 @@ import (
 	"github.com/tablexport/tablexport/secrets/audit"
 )
 
-// UseEvery is how often at most a place says that it uses a token: a use is seen from elsewhere with an error of so much.
+// UseEvery is with what error a use is seen from elsewhere: a place that goes on using a token says so twice in this time, and not more often.
 const UseEvery = 5 * time.Minute
+
+const noteEvery = UseEvery / 2
 
 // UseKept is how long the vault keeps the record of a use.
 const UseKept = 90 * 24 * time.Hour
@@ -84,7 +86,7 @@ func (k *Keeper) note(ctx context.Context, req LeaseRequest, fingerprint string)
 	}
 	key := req.Name + " " + fingerprint
 	k.mu.Lock()
-	due := time.Since(k.noted[key]) >= UseEvery
+	due := time.Since(k.noted[key]) >= noteEvery
 	if due {
 		k.noted[key] = time.Now() // a failure too waits for the next time
 	}

@@ -72,7 +72,7 @@ func tokensShowCommand(g *globals) *cobra.Command {
 		Use:   "show NAME [VERSION]",
 		Short: "Show all that is known of a token's versions, and who uses them",
 		Long: `Show all that is known of a token's versions (default: all), without their values: when each came into which state, its expiry, scopes and owner, and which places (account, machine
-and state directory) have used it last. Uses are written down every five minutes at most.`,
+and state directory) have used it last, to five minutes.`,
 		Example: "  tablexport tokens show bi/acme-reader\n  tablexport tokens show bi/acme-reader 3 --json",
 		Args:    cobra.RangeArgs(1, 2),
 		RunE: func(c *cobra.Command, args []string) error {

@@ -70,8 +70,8 @@ func tokensRetireCommand(g *globals) *cobra.Command {
 		Use:   "retire NAME [VERSION]",
 		Short: "Retire a replaced token, once it is out of use and the instance refuses it",
 		Long: `Retire a replaced token (default: the newest that is retiring). It is refused while the audit log of this state directory shows a loan of it that
-has not ended, or a use within the grace period, and while the vault knows of such a use by another machine (tokens show; written down every five minutes at most, by the accounts
-whose Vault policy lets them; a grace shorter than that trusts the last word). Where the instance shows our application's tokens, a use within the grace period by anybody else is
+has not ended, or a use within the grace period, and while the vault knows of such a use by another machine (tokens show; to five minutes, by the accounts
+whose Vault policy lets them write it down; a grace shorter than that trusts the last word). Where the instance shows our application's tokens, a use within the grace period by anybody else is
 seen too. Then the instance is asked with it: only when it answers 401, and takes the
 current token beside it, is the version retired. If it still takes it, an administrator must revoke it in the Instance Manager; --wait asks again
 every 15 seconds for so long.`,
