@@ -13,10 +13,12 @@ import (
 	"time"
 
 	"github.com/tablexport/tablexport/configs"
+	"github.com/tablexport/tablexport/jobs"
 	"github.com/tablexport/tablexport/jobs/alert"
 	"github.com/tablexport/tablexport/odata/simulator"
 	"github.com/tablexport/tablexport/secrets"
 	"github.com/tablexport/tablexport/secrets/audit"
+	"github.com/tablexport/tablexport/secrets/lifecycle"
 	"github.com/tablexport/tablexport/secrets/secretstest/vaultserver"
 )
 
@@ -332,6 +334,72 @@ func TestRotateFromEvent(t *testing.T) {
 		t.Error(i)
 	}
 	contains(t, w.must(exitOK, "tokens", "list").out, "2027-01-31")
+	w.holdsNo(testToken, nextToken)
+}
+
+// A token that an event brings is taken at once where a rotation looks after it. What an event leaves to people is told.
+func TestEventIsTakenAndTold(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, simulator.Options{}).stage()
+	if err := w.server.Issue(simulator.Token{Value: nextToken}); err != nil {
+		t.Fatal(err)
+	}
+	w.edit("token: bi/reader,", "token: bi/reader, application: {uri: my.app/bi, redirect_uri: \"https://bi.acme.example/events\"},")
+	w.edit("stores:", "rotations: {sim: {}}\nstores:")
+	var said buffer
+	a, err := (&globals{stdio: stdio{strings.NewReader(""), &said, &said}, config: w.config}).open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.close()
+	l, err := a.ledger(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	channel := &toldChannel{}
+	desk := &alert.Desk{Channels: map[string]alert.Channel{"test": channel}, Store: alertStore(l), Log: a.logger()}
+	stop, err := desk.Run(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	d := &daemon{app: a, log: a.logger(), uses: &sync.WaitGroup{}, staged: make(chan struct{}, 1)}
+	d.watcher = &watcher{desk: desk, ledger: l, app: d.current}
+	agenda, err := a.agenda(t.Context(), d.uses)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.scheduler = jobs.NewScheduler(l, a.logger(), agenda)
+	ctx, cancel := context.WithCancel(t.Context())
+	var over sync.WaitGroup
+	over.Go(func() {
+		if err := d.scheduler.Serve(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	over.Go(func() { d.tending(ctx, time.Hour) })
+	market, event := signedMarket(t, w.address, nextToken)
+	if code := post(d.receiver(market), event); code != http.StatusOK {
+		t.Fatalf("answer %d", code)
+	}
+	until(t, "the activation", func() bool { return w.states() == "retiring active" })
+	cancel()
+	over.Wait()
+	if got := channel.keys(); len(got) != 0 {
+		t.Errorf("told %v", got)
+	}
+	d.told(lifecycle.Event{ID: "1", Kind: lifecycle.Uninstalled, Instance: "sim", User: "admin"}, false)
+	d.told(lifecycle.Event{ID: "2", Kind: lifecycle.Installed, Instance: "sim", User: "admin"}, false)
+	a.cfg.Rotations = nil
+	d.told(lifecycle.Event{ID: "3", Kind: lifecycle.Installed, Instance: "sim", User: "admin"}, true)
+	until(t, "what is left to people", func() bool { return len(channel.keys()) == 3 })
+	got := channel.keys()
+	for _, k := range []string{"event/1 critical false", "event/2 warning false", "event/3 info false"} {
+		if !slices.Contains(got, k) {
+			t.Errorf("told %v, not %s", got, k)
+		}
+	}
+	w.said.WriteString(said.String())
 	w.holdsNo(testToken, nextToken)
 }
 

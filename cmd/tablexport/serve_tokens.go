@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/tablexport/tablexport/secrets/lifecycle"
 )
 
 // signEvery is how often a program that goes on signs its audit log.
@@ -13,8 +15,8 @@ const signEvery = 10 * time.Minute
 // events hands lifecycle events to the receiver of the configuration in use.
 type events struct {
 	current     func() *app
-	marketplace string // "" = ERP.net's
-	staged      func() // called behind each token that an event brought
+	marketplace string                               // "" = ERP.net's
+	told        func(e lifecycle.Event, staged bool) // called behind each event
 
 	mu      sync.Mutex
 	app     *app // whose receiver it is
@@ -23,7 +25,7 @@ type events struct {
 
 // receiver is the handler of events.
 func (d *daemon) receiver(marketplace string) http.Handler {
-	return &events{current: d.current, marketplace: marketplace, staged: d.wake}
+	return &events{current: d.current, marketplace: marketplace, told: d.told}
 }
 
 // ServeHTTP implements http.Handler. 404: no instance expects events. 503: they cannot be received now; whoever sends one may try again.
@@ -47,7 +49,7 @@ func (e *events) inUse() (http.Handler, error) {
 	if e.app == a {
 		return e.handler, nil
 	}
-	handler, err := a.eventReceiver(e.marketplace, e.staged)
+	handler, err := a.eventReceiver(e.marketplace, e.told)
 	if err != nil {
 		a.logger().Error("lifecycle events cannot be received", "error", err)
 		return nil, err

@@ -27,7 +27,7 @@ const (
 // Alert is one thing to know.
 type Alert struct {
 	Key      string    `json:"key"`  // what is the same trouble: "failure/order-lines"
-	Kind     string    `json:"kind"` // failure, scope, credential, stale, schema, away, threshold, token, rotation, test
+	Kind     string    `json:"kind"` // failure, scope, credential, stale, schema, away, threshold, token, rotation, event, test
 	Severity Severity  `json:"severity"`
 	Job      string    `json:"job,omitempty"`
 	Instance string    `json:"instance,omitempty"`
