@@ -2,6 +2,7 @@ package secrets_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -222,6 +223,15 @@ func TestUsesElsewhere(t *testing.T) {
 		time.Sleep(time.Hour + secrets.UseEvery + secrets.ClockSkew)
 		if elsewhere(other, time.Hour) != 0 {
 			t.Error("a use is seen for too long")
+		}
+		// A place whose clock is ten minutes off either way.
+		for at, seen := range map[time.Duration]int{-time.Hour - secrets.ClockSkew + time.Minute: 1, secrets.ClockSkew: 1, -2 * time.Hour: 0} {
+			if err := f.vault.Used(t.Context(), request.Name, secrets.PlaceUse{Place: fmt.Sprint("eve@three", at), Fingerprint: "fp:" + fmt.Sprint(at), Last: time.Now().Add(at)}); err != nil {
+				t.Fatal(err)
+			}
+			if uses, err := k.Elsewhere(t.Context(), request.Name, "fp:"+fmt.Sprint(at), time.Hour); err != nil || len(uses) != seen {
+				t.Errorf("used %v ago by a clock: %v %v", -at, uses, err)
+			}
 		}
 		f.vault.Before = func(op string) error {
 			if op == "Used" {

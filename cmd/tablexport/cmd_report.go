@@ -229,6 +229,9 @@ func (a *app) reconcile(ctx context.Context, keeper *secrets.Keeper, name string
 		rows, err := readSmall(ctx, session, model, table.name, table.columns)
 		if errors.Is(err, odata.ErrForbidden) || errors.Is(err, errNoTable) {
 			r.find("not-readable", table.name, "the token may not read it, or the instance does not have it: what it would show is not known")
+			if table.name == "Sec_Access_Tokens" {
+				r.known()
+			}
 			continue
 		}
 		if err != nil {
@@ -414,6 +417,26 @@ func (r *reconciliation) tokens(rows []map[string]any) {
 	}
 	if r.ours != "" {
 		r.unknown(live, lastUse)
+	}
+}
+
+// known holds what we know ourselves of the active token to the policy, where the instance does not show it.
+func (r *reconciliation) known() {
+	v, ok := r.named.Version(r.named.Active)
+	if !ok {
+		return
+	}
+	p, subject := r.cfg.Policy, fmt.Sprintf("%s version %d", r.named.Name, v.Number)
+	switch {
+	case v.Expires.IsZero() && p.RequireExpiry:
+		r.find("no-expiry", subject, "its expiry is not known, and the policy requires one: tablexport tokens describe %s %d --expires DATE", r.named.Name, v.Number)
+	case !v.Expires.IsZero() && v.Expires.Before(r.now.Add(expiryNotice)):
+		r.find("expires", subject, "it expires at %s", v.Expires.Format(time.RFC3339))
+	case !v.Expires.IsZero() && v.Expires.Sub(v.Created) > time.Duration(p.MaxLifeDays)*24*time.Hour:
+		r.find("long-lived", subject, "it is good for %d days since it was staged; the policy allows %d", int(v.Expires.Sub(v.Created).Hours()/24), p.MaxLifeDays)
+	}
+	if extra := r.beyond(v.Scopes); len(extra) > 0 {
+		r.find("over-privileged", subject, "it carries %s; the policy allows %s", strings.Join(extra, " "), strings.Join(p.Scopes, " "))
 	}
 }
 

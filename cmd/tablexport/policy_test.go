@@ -452,6 +452,12 @@ func TestScheduledReport(t *testing.T) {
 	if got := figuresOf(t, w)["sim"].Taken; !got.After(first) || !tried.Equal(d.begun) {
 		t.Error("what was missed is not reported")
 	}
+	// The instance of this test does not show its tokens: what we know ourselves is held to the policy.
+	w.must(exitOK, "tokens", "describe", "bi/reader", "--expires", time.Now().AddDate(0, 0, 5).UTC().Format(time.RFC3339), "--scopes", "read,update")
+	contains(t, w.must(exitCredential, "tokens", "report").out, "failed", "scopes: it carries read update")
+	w.edit("reports: {tokens", "policy: {mode: warn}\nreports: {tokens")
+	contains(t, w.must(exitOK, "tokens", "report").out, "expires            sim", "over-privileged    sim", "bi/reader version 1")
+	w.must(exitOK, "tokens", "describe", "bi/reader", "--scopes", "read")
 	w.stop()
 	at := d.begun.Add(25 * time.Hour)
 	if tried = d.reportDue(t.Context(), at, tried); !tried.Equal(at) {
