@@ -60,7 +60,7 @@ type Keeper struct {
 
 	mu      sync.Mutex
 	key     []byte               // the vault's key for fingerprints, once read
-	noted   map[string]time.Time // when the vault was told of a use last, by name and fingerprint
+	next    map[string]time.Time // when the vault is told of a use again at the earliest, by name and fingerprint
 	unnoted bool                 // it could not be told the last time
 }
 

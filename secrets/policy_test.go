@@ -233,8 +233,10 @@ func TestUsesElsewhere(t *testing.T) {
 				t.Errorf("used %v ago by a clock: %v %v", -at, uses, err)
 			}
 		}
+		refused := 0
 		f.vault.Before = func(op string) error {
 			if op == "Used" {
+				refused++
 				return secrets.ErrPermission
 			}
 			return nil
@@ -252,8 +254,8 @@ func TestUsesElsewhere(t *testing.T) {
 		if err := l.Close(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if acts := f.acts(t); strings.Count(acts, "use failed") != 1 {
-			t.Errorf("audited: %s", acts)
+		if acts := f.acts(t); strings.Count(acts, "use failed") != 1 || refused != 1 {
+			t.Errorf("asked %d times, audited: %s", refused, acts)
 		}
 	})
 }

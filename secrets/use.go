@@ -2,6 +2,7 @@ package secrets
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -11,7 +12,10 @@ import (
 // UseEvery is with what error a use is seen from elsewhere: a place that goes on using a token says so twice in this time, and not more often.
 const UseEvery = 5 * time.Minute
 
-const noteEvery = UseEvery / 2
+const (
+	noteEvery    = UseEvery / 2
+	forbiddenFor = 6 * time.Hour // after which a vault that forbids it is told of a use again
+)
 
 // UseKept is how long the vault keeps the record of a use.
 const UseKept = 90 * 24 * time.Hour
@@ -72,7 +76,7 @@ func (k *Keeper) Uses(ctx context.Context, name string) ([]PlaceUse, error) {
 // Shared makes the keeper tell the vault what it lends, so that other machines see it, as place. That it could not is no reason not to lend: it
 // is audited, once while it goes on, and those who retire the token elsewhere do not see the use.
 func (k *Keeper) Shared(place string) *Keeper {
-	k.place, k.noted = place, map[string]time.Time{}
+	k.place, k.next = place, map[string]time.Time{}
 	return k
 }
 
@@ -86,9 +90,9 @@ func (k *Keeper) note(ctx context.Context, req LeaseRequest, fingerprint string)
 	}
 	key := req.Name + " " + fingerprint
 	k.mu.Lock()
-	due := time.Since(k.noted[key]) >= noteEvery
+	due := !time.Now().Before(k.next[key])
 	if due {
-		k.noted[key] = time.Now() // a failure too waits for the next time
+		k.next[key] = time.Now().Add(noteEvery) // a failure too waits for the next time
 	}
 	k.mu.Unlock()
 	if !due {
@@ -100,6 +104,9 @@ func (k *Keeper) note(ctx context.Context, req LeaseRequest, fingerprint string)
 	k.mu.Lock()
 	told := k.unnoted
 	k.unnoted = err != nil
+	if errors.Is(err, ErrPermission) {
+		k.next[key] = time.Now().Add(forbiddenFor) // a login that may not is not tried again and again: each refusal makes the driver log in anew
+	}
 	k.mu.Unlock()
 	if err != nil && !told {
 		// The loan stands: only others do not see it.
