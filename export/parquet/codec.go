@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/apache/arrow/go/v17/parquet/compress"
+	"github.com/klauspost/compress/huff0"
 	"github.com/klauspost/compress/zstd"
 )
 
@@ -25,7 +26,8 @@ type zstdCodec struct{}
 
 const (
 	zstdLevels  = 4
-	zstdWorkers = 8 // at most; a state of level 1 is about 256 KiB
+	zstdEntropy = zstdLevels + 1 // a level of ours: a frame without sequences, see stored.go
+	zstdWorkers = 8              // at most; a state of level 1 is about 256 KiB
 )
 
 var encoders = func() (all [zstdLevels]func() *zstd.Encoder) {
@@ -57,7 +59,15 @@ var decoder = func() *zstd.Decoder {
 	return dec
 }()
 
+// huffs are what the level zstdEntropy needs beside the text.
+var huffs = sync.Pool{New: func() any { return &huff0.Scratch{} }}
+
 func (zstdCodec) EncodeLevel(dst, src []byte, level int) []byte {
+	if level == zstdEntropy {
+		huff := huffs.Get().(*huff0.Scratch)
+		defer huffs.Put(huff)
+		return appendEntropy(dst[:0], src, huff)
+	}
 	if level < 1 || level > zstdLevels {
 		level = DefaultZstdLevel
 	}

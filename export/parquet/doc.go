@@ -7,7 +7,7 @@
 // What a file looks like: one row group per 131,072 rows or 64 MiB, a required root, data page version 1, every page a
 // Zstandard frame with a content checksum. A column begins each row group with a dictionary, and keeps it if the first
 // values show that it pays; keys, booleans, floating-point numbers and binaries never have one. Without it, whole numbers
-// (dates, timestamps and short decimals are some) are DELTA_BINARY_PACKED or PLAIN, whichever comes out smaller, and the rest is
+// (dates, timestamps and short decimals are some) are DELTA_BINARY_PACKED, or PLAIN where that is a tenth smaller, and the rest is
 // PLAIN. The columns are:
 //
 //	bool              BOOLEAN

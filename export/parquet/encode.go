@@ -33,6 +33,7 @@ type encoder interface {
 // chunk is one column of one row group, ready to be written.
 type chunk struct {
 	dict    []byte // the dictionary page's values, PLAIN; empty: no dictionary
+	level   int    // of its compression: one of zstd's, or zstdEntropy
 	entries int
 	pages   []page
 	values  int64 // rows, nulls included
@@ -149,6 +150,28 @@ func (p *pages) compress(body []byte, enc parquet.Encoding) {
 		}
 	}
 	p.entropy[enc] = t
+}
+
+// dictSample is how much of a dictionary is compressed to learn how it is best compressed: one block.
+const dictSample = zstdMaxBlock
+
+// dictLevel is the level at which the library, which compresses dictionary pages itself, is to do it. A dictionary's entries differ, so
+// that it often has nothing that repeats: identifiers are nothing but digits.
+func (p *pages) dictLevel(dict []byte) int {
+	const encoding = parquet.Encoding(-1) // no data page has it
+	t := p.entropy[encoding]
+	if t.pages--; t.pages < 0 {
+		sample := dict[:min(len(dict), dictSample)]
+		p.body = compressTo(p.body[:0], sample, p.level)
+		searched := len(p.body)
+		p.body = appendEntropy(p.body[:0], sample, p.huff)
+		t.enough, t.pages = len(p.body)*100 <= searched*(100+entropyWorse), retryAfter
+	}
+	p.entropy[encoding] = t
+	if t.enough {
+		return zstdEntropy
+	}
+	return p.level
 }
 
 // Pages are compressed without a search for repeats while that makes them at most so much longer, in percent; after so

@@ -419,6 +419,48 @@ func TestEntropyChosen(t *testing.T) {
 	sameCells(t, s, foreign(t, buf.Bytes(), s), want)
 }
 
+// A dictionary of identifiers is compressed without a search for repeats, one of phrases is searched, and both can be read.
+func TestDictionaryCompression(t *testing.T) {
+	s := arrow.NewSchema([]arrow.Field{{Name: "id", Type: arrow.BinaryTypes.String}, {Name: "phrase", Type: arrow.BinaryTypes.String}}, nil)
+	r := rand.New(rand.NewPCG(5, 5))
+	pool := make([][2]string, 2_000)
+	for i := range pool {
+		pool[i] = [2]string{guidText(r.Uint64(), r.Uint64()), fmt.Sprintf("a phrase that is always the same %d", r.Uint32())}
+	}
+	b := array.NewRecordBuilder(memory.DefaultAllocator, s)
+	want := make([][]any, 2)
+	for range 30_000 {
+		for i, v := range pool[r.IntN(len(pool))] {
+			appendCell(b.Field(i), v)
+			want[i] = append(want[i], v)
+		}
+	}
+	rec := b.NewRecord()
+	enc := make([]chunk, 2)
+	for i := range enc {
+		cfg := Options{}.withDefaults().encoderConfig()
+		e, err := newEncoder(cfg, s.Field(i), true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := e.add(rec.Column(i), 0, int(rec.NumRows()), 0, 0); err != nil {
+			t.Fatal(err)
+		}
+		enc[i] = e.finish()
+	}
+	for i, level := range []int{zstdEntropy, DefaultZstdLevel} {
+		if enc[i].entries != len(pool) || enc[i].level != level {
+			t.Errorf("%s: %d entries at level %d, want %d at %d", s.Field(i).Name, enc[i].entries, enc[i].level, len(pool), level)
+		}
+		frame := zstdCodec{}.EncodeLevel(nil, enc[i].dict, enc[i].level)
+		if got, err := decoder.DecodeAll(frame, nil); err != nil || !bytes.Equal(got, enc[i].dict) {
+			t.Errorf("%s: the dictionary page cannot be read: %v", s.Field(i).Name, err)
+		}
+	}
+	data, _ := write(t, s, Options{}, rec)
+	sameCells(t, s, foreign(t, data, s), want)
+}
+
 // Bits are appended to bits wherever they begin and end.
 func TestValidityProperty(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

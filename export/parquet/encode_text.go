@@ -65,16 +65,21 @@ func (t texts) valid(i int) bool { return t.bitmap == nil || bitSet(t.bitmap, t.
 
 func (c *textColumn) add(arr arrow.Array, from, n, nulls int, row int64) error {
 	t := textsOf(arr, from, n, nulls)
-	if !c.binary {
-		if i := t.invalid(); i >= 0 {
-			return &CellError{Column: c.name, Row: row + int64(i), Err: ErrText}
-		}
-	}
 	if !c.open {
 		c.begin()
 	}
 	if c.coding && len(t.data) > chunkBytes { // one row longer than any dictionary
 		c.giveUp()
+	}
+	invalid := -1
+	switch { // before anything is counted, and the dictionary notices by itself
+	case c.coding:
+		invalid = c.code(t)
+	case !c.binary:
+		invalid = t.invalid()
+	}
+	if invalid >= 0 {
+		return &CellError{Column: c.name, Row: row + int64(invalid), Err: ErrText}
 	}
 	bitmap, off := validBits(arr, from)
 	c.levels.add(bitmap, off, n, nulls)
@@ -84,7 +89,6 @@ func (c *textColumn) add(arr arrow.Array, from, n, nulls int, row int64) error {
 	c.trial.rows += n
 	switch {
 	case c.coding:
-		c.code(t)
 		c.judge()
 	case c.binary:
 		c.append(t)
@@ -116,8 +120,9 @@ func (c *textColumn) drop() {
 	c.dicts.release(&c.taken)
 }
 
-// code puts texts into the dictionary; only new entries can be the smallest or the largest.
-func (c *textColumn) code(t texts) {
+// code puts texts into the dictionary. Only new entries can be the smallest or the largest, and only they are checked: what is
+// equal to a valid text is valid. It returns the position of the first that is not UTF-8, or -1; after that the column is of no more use.
+func (c *textColumn) code(t texts) (invalid int) {
 	var last []byte
 	var lastCode uint32
 	some := false
@@ -133,11 +138,15 @@ func (c *textColumn) code(t texts) {
 		}
 		code, fresh := c.table.code(v)
 		if fresh {
+			if !utf8.Valid(v) {
+				return i
+			}
 			c.extent.add(v)
 		}
 		c.coded = append(c.coded, code)
 		last, lastCode, some = v, code, true
 	}
+	return -1
 }
 
 func (t texts) len() int { return max(len(t.offsets)-1, 0) }
@@ -245,7 +254,7 @@ func (c *textColumn) finish() chunk {
 	}
 	out := c.pages.chunk()
 	if c.indexed > 0 {
-		out.dict, out.entries = c.table.plain, len(c.table.ends)
+		out.dict, out.entries, out.level = c.table.plain, len(c.table.ends), c.dictLevel(c.table.plain)
 	}
 	out.stats.HasNullCount, out.stats.NullCount = true, c.nulls
 	group := tally[parquet.ByteArray]{nulls: c.nulls, values: c.values}

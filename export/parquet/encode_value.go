@@ -163,7 +163,11 @@ func (c *valueColumn[T]) compressed(body []byte) int {
 	return len(c.test)
 }
 
-// choose encodes the values of the page under way both ways, and settles for the smaller. body holds the levels.
+// deltaWorse is by how much a page that is DELTA_BINARY_PACKED may be longer than the same PLAIN, in percent: it hardly needs zstd, whose
+// search for repeats among plain numbers takes twenty times as long as packing them.
+const deltaWorse = 10
+
+// choose encodes the values of the page under way both ways, and settles for the smaller, or for delta while it is nearly as small. body holds the levels.
 func (c *valueColumn[T]) choose(body []byte) ([]byte, parquet.Encoding, int) {
 	levels := len(body)
 	c.wins, c.settled = parquet.Encodings.Plain, 2*retryAfter
@@ -174,7 +178,7 @@ func (c *valueColumn[T]) choose(body []byte) ([]byte, parquet.Encoding, int) {
 	c.other = other[:0]
 	if ok {
 		c.test = compressTo(c.test[:0], other, c.level)
-		if len(c.test) < size {
+		if len(c.test)*100 < size*(100+deltaWorse) {
 			c.wins = parquet.Encodings.DeltaBinaryPacked
 			return append(body[:levels], other...), c.wins, len(c.test)
 		}
@@ -245,7 +249,7 @@ func (c *valueColumn[T]) finish() chunk {
 	out := c.pages.chunk()
 	if c.indexed > 0 {
 		c.dictBuf = c.plain(c.dictBuf[:0], c.table.keys)
-		out.dict, out.entries = c.dictBuf, len(c.table.keys)
+		out.dict, out.entries, out.level = c.dictBuf, len(c.table.keys), c.dictLevel(c.dictBuf)
 	}
 	out.stats.HasNullCount, out.stats.NullCount = true, c.group.nulls
 	if c.group.has && c.stat.public != nil {

@@ -645,20 +645,29 @@ func TestRefusedValues(t *testing.T) {
 	}
 }
 
-// A text that ends inside a character is refused although the column's bytes as a whole are valid UTF-8.
+// A text that ends inside a character is refused although the column's bytes as a whole are valid UTF-8: with a dictionary, which
+// looks at new entries alone, and without one.
 func TestTextCutInsideCharacter(t *testing.T) {
 	s := arrow.NewSchema([]arrow.Field{{Name: "c", Type: arrow.BinaryTypes.String, Nullable: true}}, nil)
-	for name, texts := range map[string][]string{"two halves": {"\xc3", "\xa9"}, "half before null": {"\xc3"}} {
-		t.Run(name, func(t *testing.T) {
-			b := array.NewRecordBuilder(memory.DefaultAllocator, s)
-			for _, v := range texts {
-				appendCell(b.Field(0), v)
-			}
-			w, _ := NewWriter(io.Discard, s, Options{})
-			if err := w.Write(b.NewRecord()); !errors.Is(err, ErrText) {
-				t.Fatalf("%v", err)
-			}
-		})
+	for _, key := range [][]string{nil, {"c"}} {
+		for name, texts := range map[string][]string{
+			"two halves": {"\xc3", "\xa9"}, "half before null": {"\xc3"}, "after one that is known": {"é", "é", "\xc3", "\xa9"},
+		} {
+			t.Run(fmt.Sprint(name, key), func(t *testing.T) {
+				b := array.NewRecordBuilder(memory.DefaultAllocator, s)
+				for _, v := range texts {
+					appendCell(b.Field(0), v)
+				}
+				w, _ := NewWriter(io.Discard, s, Options{Key: key})
+				var ce *CellError
+				if err := w.Write(b.NewRecord()); !errors.Is(err, ErrText) || !errors.As(err, &ce) || texts[ce.Row] != "\xc3" {
+					t.Fatalf("%v", err)
+				}
+				if _, err := w.Close(); err == nil {
+					t.Fatal("a file with a refused text could be finished")
+				}
+			})
+		}
 	}
 }
 

@@ -299,7 +299,7 @@ func (w *Writer) writeChunk(md *metadata.ColumnChunkMetaDataBuilder, column int1
 	if c.values != w.groupRows {
 		return 0, fmt.Errorf("%d of %d rows were encoded", c.values, w.groupRows)
 	}
-	pw, err := file.NewPageWriter(w.sink, compress.Codecs.Zstd, w.opts.ZstdLevel, md, int16(w.groups), column, memory.DefaultAllocator, false, nil, nil)
+	pw, err := file.NewPageWriter(w.sink, compress.Codecs.Zstd, c.level, md, int16(w.groups), column, memory.DefaultAllocator, false, nil, nil)
 	if err != nil {
 		return 0, err
 	}
