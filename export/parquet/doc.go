@@ -82,7 +82,7 @@ func (o Options) withDefaults() Options {
 func (o Options) encoderConfig() encoderConfig {
 	cfg := encoderConfig{
 		level: o.ZstdLevel, huff: &huff0.Scratch{}, groupRows: int(o.RowGroupRows), pageRows: pageRows, pageBytes: pageBytes,
-		dictTrial: dictTrial, dictBytes: dictBytes, dicts: &dictBudget{left: dictBytesAll},
+		dictTrial: dictTrial, dictBytes: dictBytes, dicts: &dictBudget{left: dictBytesAll}, scratches: &scratches{},
 	}
 	if o.LowMemory {
 		cfg.pageBytes, cfg.dicts.left = pageBytes/4, dictBytesLow

@@ -58,6 +58,14 @@ type encoderConfig struct {
 	dictTrial int // values after which a dictionary must have paid
 	dictBytes int // memory for the dictionary of one column
 	dicts     *dictBudget
+	*scratches
+}
+
+// scratches are used by one column at a time: with one set for each, those of a wide table took more memory than its pages.
+type scratches struct {
+	body  []byte // a page before compression
+	other []byte // the same page in another encoding
+	test  []byte // compressed to see its size
 }
 
 // dictBudget is the memory that the dictionaries of all columns may take together. It is not safe for concurrent use.
@@ -85,7 +93,6 @@ type pages struct {
 	encoderConfig
 	nullable bool
 	levels   validity // of the page under way
-	body     []byte   // scratch: a page before compression
 	arena    []byte   // the pages after it
 	ends     []int    // where in arena each page ends
 	list     []page

@@ -30,10 +30,8 @@ type valueColumn[T comparable] struct {
 	coded   []uint32 // the page under way, while coding
 	vals    []T      // the page under way, while not
 	dictBuf []byte
-	other   []byte // scratch: the same page in another encoding
-	test    []byte // scratch: compressed to see its size
-	indexed int    // pages of this chunk that need the dictionary
-	taken   int    // memory taken from the budget
+	indexed int // pages of this chunk that need the dictionary
+	taken   int // memory taken from the budget
 
 	wins     parquet.Encoding // of pages without the dictionary
 	settled  int              // pages before that is looked at again
