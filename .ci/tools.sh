@@ -2,7 +2,7 @@
 # Brings the servers, readers and tools that the tests and checks use into a cache directory outside the tree, each at
 # a pinned version. What is there already at that version is left alone.
 #
-#   .ci/tools.sh [NAME...]            NAME: versitygw vaultserver readers golangci-lint minio
+#   .ci/tools.sh [NAME...]            NAME: versitygw vaultserver readers golangci-lint axe minio
 #   .ci/tools.sh --status [NAME...]   says what is there and installs nothing
 #   .ci/tools.sh --dir                prints the cache directory
 #
@@ -13,6 +13,8 @@ set -euo pipefail
 VERSITYGW=v1.8.0                                  # S3 server, Apache-2.0
 MINIO=v0.0.0-20260212201848-7aac2a2c5b7c          # a second S3 server, AGPL: run, never linked
 GOLANGCI_LINT=v2.15.0
+AXE=4.14.1                                        # accessibility rules, MPL-2.0: run in a test's browser, never shipped
+AXE_SHA512=1477dafa598d8d065f273d6af302aa203c02e83131707b7fa648cd41bd3d6b734f8c22a0dab86ee6a6f64b8afbe804b214d36db85a2826965edfb3a0b9d546b5
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
@@ -96,6 +98,14 @@ build_readers() {
     -r "$here/readers/requirements.txt"
 }
 
+# build_axe takes the rules from the npm registry, as a file; no npm is needed.
+build_axe() {
+  curl -fsSL --retry 3 "https://registry.npmjs.org/axe-core/-/axe-core-$AXE.tgz" -o "$tmp/axe.tgz"
+  echo "$AXE_SHA512  $tmp/axe.tgz" | sha512sum -c --quiet
+  tar -xzf "$tmp/axe.tgz" -C "$tmp" package/axe.min.js
+  mv -f "$tmp/package/axe.min.js" "$bin/axe.min.js"
+}
+
 tool() {
   local name=$1 go version sources
   go=$(go env GOVERSION)
@@ -115,6 +125,8 @@ tool() {
     version=$(grep -E '^(deltalake|duckdb|pyarrow)==' "$here/readers/requirements.txt" | paste -sd, -)
     sources="$(cksum <"$here/readers/requirements.txt") $(python3 --version 2>&1)"
     ensure "$name" "$cache/venv/bin/python" "$version" "$sources" build_readers ;;
+  axe)
+    ensure "$name" "$bin/axe.min.js" "$AXE" "" build_axe ;;
   *)
     echo "tools.sh: no tool is called $name" >&2
     exit 2 ;;

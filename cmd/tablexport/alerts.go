@@ -65,7 +65,8 @@ func alertStore(l *ledger.Ledger) alert.Store {
 type watcher struct {
 	desk   *alert.Desk
 	ledger *ledger.Ledger
-	app    func() *app // of the configuration in use
+	app    func() *app                                  // of the configuration in use
+	seen   func(name string, staged, expires time.Time) // counts what is known of a token; may be nil
 	begun  time.Time
 	parked map[string]time.Time     // since when, by instance
 	stats  map[string][]odata.Stats // of an instance, minute by minute, the newest last
@@ -213,6 +214,9 @@ func (w *watcher) hour(ctx context.Context, now time.Time, keeper *secrets.Keepe
 		for _, v := range named.Versions {
 			if v.Number != named.Active {
 				continue
+			}
+			if w.seen != nil {
+				w.seen(name, v.Created, v.Expires)
 			}
 			if _, kept := a.cfg.Rotations[instance]; kept {
 				w.desk.Resolve(ctx, "token/"+name, "Its rotation is looked after.")

@@ -173,7 +173,7 @@ func (d *daemon) watch(ctx context.Context, l *ledger.Ledger) (stop func(), err 
 		cancel()
 		return nil, err
 	}
-	d.watcher = &watcher{desk: desk, ledger: l, app: d.current, begun: time.Now(), parked: map[string]time.Time{}, stats: map[string][]odata.Stats{}}
+	d.watcher = &watcher{desk: desk, ledger: l, app: d.current, seen: d.metrics.TokenSeen, begun: time.Now(), parked: map[string]time.Time{}, stats: map[string][]odata.Stats{}}
 	over := make(chan struct{})
 	go func() {
 		defer close(over)
@@ -367,6 +367,9 @@ func (d *daemon) now(ctx context.Context) (map[string]status.Job, map[string]sta
 			Waiting: s.Waiting, Why: s.Why, After: s.After}
 		c := a.cfg.Jobs[name]
 		j.Owner, j.FreshWithin = c.Owner, time.Duration(c.FreshWithin)
+		if c.Refresh != nil {
+			j.Every = c.Refresh.Every
+		}
 		if c.Schedule != nil {
 			j.Cron, j.Zone = c.Schedule.Cron, c.Schedule.Zone
 		}
@@ -394,18 +397,35 @@ func (d *daemon) alerts() []status.Alert {
 	return out
 }
 
-// tokens are the versions of every token in the vault, as pages show them.
+// tokens are the versions of every token in the vault, as pages show them, with who uses them.
 func (d *daemon) tokens(ctx context.Context) ([]status.Token, error) {
-	keeper, err := d.current().keeper()
+	a := d.current()
+	keeper, err := a.keeper()
 	if err != nil {
 		return nil, err
+	}
+	users := map[string][]string{}
+	for _, name := range a.cfg.JobNames() {
+		token := a.cfg.Instances[a.cfg.Jobs[name].Instance].Token
+		users[token] = append(users[token], name)
 	}
 	all, err := keeper.List(ctx)
 	var out []status.Token
 	for _, named := range all {
+		uses, uerr := keeper.Uses(ctx, named.Name)
+		err = errors.Join(err, uerr)
 		for _, v := range named.Versions {
-			out = append(out, status.Token{Name: named.Name, Version: v.Number, State: string(v.State), Fingerprint: v.Fingerprint, Created: v.Created,
-				Bound: v.Binding.Instance + " (" + v.Binding.Host + ")"})
+			t := status.Token{Name: named.Name, Version: v.Number, State: string(v.State), Fingerprint: v.Fingerprint, Created: v.Created, Expires: v.Expires, Owner: v.Owner, Scopes: v.Scopes,
+				Bound: v.Binding.Instance + " (" + v.Binding.Host + ")"}
+			if v.Number == named.Active {
+				t.Jobs = users[named.Name]
+			}
+			for _, u := range uses {
+				if u.Fingerprint == v.Fingerprint && len(t.Uses) < 5 {
+					t.Uses = append(t.Uses, status.TokenUse{Place: u.Place, Last: u.Last})
+				}
+			}
+			out = append(out, t)
 		}
 	}
 	return out, err

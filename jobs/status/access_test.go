@@ -32,7 +32,7 @@ var matrix = map[gate.Access]map[gate.Role]bool{
 
 // routesWanted is every route and what it takes. A new route must be added here on purpose.
 var routesWanted = map[string]gate.Access{
-	"GET /healthz": gate.Open, "GET /readyz": gate.Open, "GET /style.css": gate.Open, "POST /events/lifecycle": gate.Signed,
+	"GET /healthz": gate.Open, "GET /readyz": gate.Open, "GET /style.css": gate.View, "GET /icon.svg": gate.View, "POST /events/lifecycle": gate.Signed,
 	"GET /{$}": gate.View, "GET /jobs/{job}": gate.View, "GET /jobs/{job}/dataset": gate.View, "GET /runs": gate.View, "GET /runs/{run}": gate.View, "GET /instances": gate.View,
 	"GET /": gate.View, "GET /metrics": gate.View, "GET /tokens": gate.Audit,
 	"GET /api/": gate.View, "GET /api/v1/openapi.json": gate.View, "GET /api/v1/jobs": gate.View, "GET /api/v1/jobs/{job}": gate.View, "GET /api/v1/runs": gate.View,

@@ -31,6 +31,7 @@ type Job struct {
 	Waiting     int           `json:"waiting"`
 	Why         string        `json:"why,omitempty"` // it waits
 	After       []string      `json:"after,omitempty"`
+	Every       string        `json:"windows,omitempty"` // the period of a job that goes by windows: "day" … "year"
 }
 
 // Instance is an ERP instance as it is shown.
@@ -85,6 +86,8 @@ type Metrics struct {
 	reloads  *prometheus.CounterVec
 	refused  *prometheus.CounterVec
 	reloaded prometheus.Gauge
+	tokens   *prometheus.GaugeVec
+	expiries *prometheus.GaugeVec
 }
 
 // NewMetrics returns the metrics of a source.
@@ -106,13 +109,18 @@ func NewMetrics(s Source) *Metrics {
 		reloaded: prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "tablexport", Name: "config_last_reload_success_timestamp_seconds",
 			Help: "When the configuration in use was read."}),
 	}
+	gauge := func(name, help string) *prometheus.GaugeVec {
+		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "tablexport", Name: name, Help: help}, []string{"token"})
+	}
+	m.tokens = gauge("token_staged_timestamp_seconds", "When the active version of a token was staged: its age is time() minus this. Looked up every hour.")
+	m.expiries = gauge("token_expiry_timestamp_seconds", "When the active version of a token expires, where that is known.")
 	for _, why := range gate.Reasons { // a counter that is not there yet hides the first increase
 		m.refused.WithLabelValues(string(why))
 	}
 	info := prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "tablexport", Name: "build_info", Help: "The program's version; always 1.",
 		ConstLabels: prometheus.Labels{"version": s.Version, "goversion": runtime.Version()}})
 	info.Set(1)
-	m.registry.MustRegister(m.runs, m.seconds, m.rows, m.bytes, m.ticks, m.alerts, m.reloads, m.refused, m.reloaded, info, &now{source: s},
+	m.registry.MustRegister(m.runs, m.seconds, m.rows, m.bytes, m.ticks, m.alerts, m.reloads, m.refused, m.tokens, m.expiries, m.reloaded, info, &now{source: s},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -139,6 +147,16 @@ func (m *Metrics) AlertSent(channel string, ok bool) {
 
 // Refused counts a request that the gate has not let in.
 func (m *Metrics) Refused(why gate.Reason) { m.refused.WithLabelValues(string(why)).Inc() }
+
+// TokenSeen tells of the active version of a token; expires may be zero.
+func (m *Metrics) TokenSeen(name string, staged, expires time.Time) {
+	m.tokens.WithLabelValues(name).Set(float64(staged.Unix()))
+	if expires.IsZero() {
+		m.expiries.DeleteLabelValues(name)
+	} else {
+		m.expiries.WithLabelValues(name).Set(float64(expires.Unix()))
+	}
+}
 
 // Reloaded counts a configuration that was read.
 func (m *Metrics) Reloaded(ok bool) {

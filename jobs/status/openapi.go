@@ -97,5 +97,14 @@ type Alert struct {
 type Token struct {
 	Name, State, Fingerprint, Bound string
 	Version                         int
-	Created                         time.Time
+	Created, Expires                time.Time // Expires may be zero: not known
+	Owner, Scopes                   string
+	Jobs                            []string   // of this configuration, that borrow it
+	Uses                            []TokenUse // of this version, newest first
+}
+
+// TokenUse is when a place (a state directory of an account on a machine) has used a token last.
+type TokenUse struct {
+	Place string
+	Last  time.Time
 }

@@ -88,14 +88,16 @@ type pages struct {
 }
 
 func (p *pages) routes(mux *gate.Mux) {
-	style, err := fs.ReadFile(files, "pages/style.css")
-	if err != nil {
-		panic(err) // it is embedded
+	for name, kind := range map[string]string{"style.css": "text/css; charset=utf-8", "icon.svg": "image/svg+xml"} {
+		text, err := fs.ReadFile(files, "pages/"+name)
+		if err != nil {
+			panic(err) // it is embedded
+		}
+		mux.HandleFunc(gate.View, "GET /"+name, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", kind)
+			_, _ = w.Write(text) // the reader is gone, or it has got it
+		})
 	}
-	mux.HandleFunc(gate.Open, "GET /style.css", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/css; charset=utf-8")
-		_, _ = w.Write(style) // the reader is gone, or it has got it
-	})
 	mux.HandleFunc(gate.View, "GET /{$}", p.overview)
 	mux.HandleFunc(gate.View, "GET /jobs/{job}", p.job)
 	mux.HandleFunc(gate.View, "GET /jobs/{job}/dataset", p.dataset)
@@ -254,7 +256,8 @@ func (p *pages) job(w http.ResponseWriter, r *http.Request) {
 		Runs   []ledger.Run
 		Ticks  []ledger.Tick
 		Charts []chart
-	}{v, runs, ticks, charts(runs)})
+		Heat   *heatMap
+	}{v, runs, ticks, charts(runs), p.windows(r.Context(), v.Job)})
 }
 
 // chart is runs as bars, oldest first.
@@ -449,6 +452,8 @@ func (p *pages) dataset(w http.ResponseWriter, r *http.Request) {
 type instanceView struct {
 	Instance
 	Answers []fact
+	Figures []fact // of the newest report on tokens
+	Taken   time.Time
 }
 
 func (p *pages) instances(w http.ResponseWriter, r *http.Request) {
@@ -457,9 +462,17 @@ func (p *pages) instances(w http.ResponseWriter, r *http.Request) {
 		p.trouble(w, r, err)
 		return
 	}
+	figures, err := p.Ledger.Figures(r.Context())
+	if err != nil {
+		p.trouble(w, r, err)
+		return
+	}
 	var views []instanceView
 	for _, name := range slices.Sorted(maps.Keys(all)) {
-		v := instanceView{Instance: all[name]}
+		v := instanceView{Instance: all[name], Taken: figures[name].Taken}
+		if f := figures[name]; !f.Taken.IsZero() {
+			v.Figures = []fact{{"Sessions", shown(f.Sessions)}, {"Sessions of ours", shown(f.Ours)}, {"Licenses", shown(f.Licenses)}, {"Findings", shown(f.Findings)}}
+		}
 		v.Waited = v.Waited.Round(time.Millisecond)
 		for _, code := range slices.Sorted(maps.Keys(v.Requests)) {
 			text := strconv.Itoa(code)
@@ -473,10 +486,21 @@ func (p *pages) instances(w http.ResponseWriter, r *http.Request) {
 	p.show(w, r, http.StatusOK, "instances", "Instances", views)
 }
 
+// shown is a number that may not be known.
+func shown(n int64) string {
+	if n < 0 {
+		return "not shown by the instance"
+	}
+	return grouped(n)
+}
+
 type tokenView struct {
 	Token
-	Age string
+	Age, Left string // Left: until it expires; "" = not known
+	Late      bool   // it has expired, or will within two weeks
 }
+
+func days(d time.Duration) string { return fmt.Sprintf("%d d", int(d.Hours()/24)) }
 
 func (p *pages) tokens(w http.ResponseWriter, r *http.Request) {
 	var body struct {
@@ -495,7 +519,14 @@ func (p *pages) tokens(w http.ResponseWriter, r *http.Request) {
 			return cmp.Or(strings.Compare(a.Name, b.Name), cmp.Compare(b.Version, a.Version))
 		})
 		for _, t := range all {
-			body.Tokens = append(body.Tokens, tokenView{t, fmt.Sprintf("%d d", int(time.Since(t.Created).Hours()/24))})
+			v := tokenView{Token: t, Age: days(time.Since(t.Created))}
+			if left := time.Until(t.Expires); !t.Expires.IsZero() {
+				v.Left, v.Late = "in "+days(left), left < 14*24*time.Hour
+				if left < 0 {
+					v.Left = "expired"
+				}
+			}
+			body.Tokens = append(body.Tokens, v)
 		}
 	}
 	p.show(w, r, http.StatusOK, "tokens", "Tokens", body)

@@ -129,6 +129,9 @@ func full(t testing.TB) (*stage, *Metrics) {
 	m.AlertSent("ops", true)
 	m.Reloaded(true)
 	m.Reloaded(false)
+	m.TokenSeen("bi/reader", at, at.AddDate(1, 0, 0))
+	m.TokenSeen("bi/other", at, at.AddDate(1, 0, 0))
+	m.TokenSeen("bi/other", at.Add(time.Hour), time.Time{})
 	if err := s.Ledger.Pause(t.Context(), "orders", "olga", "", at); err != nil {
 		t.Fatal(err)
 	}
@@ -153,11 +156,16 @@ func TestMetrics(t *testing.T) {
 		`tablexport_job_last_run_failed{export="orders"} 1`, `tablexport_job_paused{export="orders"} 1`, `tablexport_runs_waiting{erp="acme"} 1`,
 		`tablexport_breaker_state{erp="acme",state="half-open"} 1`, `tablexport_breaker_state{erp="acme",state="open"} 0`,
 		`tablexport_requests_total{code="200",erp="acme"} 9`, `tablexport_request_wait_seconds_total{erp="acme"} 1.5`,
-		`tablexport_clock_up 1`, `tablexport_config_reloads_total{result="refused"} 1`, `tablexport_build_info{goversion="`, "go_memstats_", "process_resident_memory_bytes",
+		fmt.Sprint(`tablexport_token_staged_timestamp_seconds{token="bi/reader"} `, float64(time.Date(2026, 11, 25, 5, 15, 0, 0, time.UTC).Unix())),
+		fmt.Sprint(`tablexport_token_expiry_timestamp_seconds{token="bi/reader"} `, float64(time.Date(2027, 11, 25, 5, 15, 0, 0, time.UTC).Unix())),
+		`tablexport_http_requests_refused_total{reason="invalid_token"} 0`, `tablexport_clock_up 1`, `tablexport_config_reloads_total{result="refused"} 1`, `tablexport_build_info{goversion="`, "go_memstats_", "process_resident_memory_bytes",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%s is missing", want)
 		}
+	}
+	if strings.Contains(text, `tablexport_token_expiry_timestamp_seconds{token="bi/other"}`) {
+		t.Error("an expiry that is known no more is told")
 	}
 	s.dead = errors.New("gone")
 	if _, text := get(t, Handler(s.Source, m, slog.New(slog.DiscardHandler)), "/metrics"); !strings.Contains(text, "tablexport_clock_up 0") || strings.Contains(text, "tablexport_job_paused") {
