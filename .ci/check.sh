@@ -92,6 +92,23 @@ if command -v shellcheck >/dev/null; then
 else
   skip "shellcheck" "it is not installed (Debian: apt-get install shellcheck)"
 fi
+# The status pages as people see them. TABLEXPORT_SCREENSHOTS keeps the pictures.
+browser() {
+  local dir code
+  dir=$(mktemp -d)
+  CGO_ENABLED=0 go build -o "$dir/tablexport" ./cmd/tablexport &&
+    (cd .ci/browser && go test -count=1 ./... -args -program "$dir/tablexport" -axe "$axe" -screenshots "${TABLEXPORT_SCREENSHOTS:-}")
+  code=$?
+  rm -rf "$dir"
+  return "$code"
+}
+axe=
+if command -v chromium >/dev/null || command -v google-chrome >/dev/null; then
+  if .ci/tools.sh axe; then axe=$(.ci/tools.sh --dir)/bin/axe.min.js; fi
+  step "status pages in Chromium, $([ -n "$axe" ] && echo with || echo without) accessibility rules" browser
+else
+  skip "status pages in Chromium" "it is not installed (Debian: apt-get install chromium)"
+fi
 step "go test, all servers required" tests -timeout 20m ./...
 step "go test -race, all servers required" tests -race -timeout 20m ./...
 if [ -e .ci/bench/recorded.json ]; then

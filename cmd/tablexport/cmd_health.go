@@ -58,7 +58,7 @@ func (g *globals) health(ctx context.Context, live bool, timeout time.Duration) 
 	defer cancel()
 	answer, status, err := askHealth(ctx, scheme+here(address)+path)
 	switch {
-	case err != nil && ctx.Err() != nil && context.Cause(ctx) == context.Canceled:
+	case err != nil && errors.Is(context.Cause(ctx), context.Canceled):
 		return ctx.Err()
 	case err != nil:
 		return &unwellError{fmt.Sprintf("tablexport serve does not answer at %s: %v", address, err)}
