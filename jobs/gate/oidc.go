@@ -156,9 +156,9 @@ func (o *OIDC) Verify(ctx context.Context, token string) (Caller, error) {
 
 // texts are what a claim holds, by its path. A name with dots that is there as it is comes first.
 func texts(claims map[string]any, path string) []string {
-	var v any = claims[path]
+	v := claims[path]
 	if v == nil {
-		v = any(claims)
+		v = claims
 		for name := range strings.SplitSeq(path, ".") {
 			object, _ := v.(map[string]any)
 			v = object[name]
