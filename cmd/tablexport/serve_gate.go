@@ -30,6 +30,7 @@ func (d *daemon) gate(a *app) (*gate.Gate, *tls.Config, error) {
 			}}
 		if c.TLS.ClientCAFile != "" {
 			files.ClientCAFile = a.cfg.Resolve(c.TLS.ClientCAFile)
+			options.Believed = files.Believed
 		}
 		var err error
 		if secure, err = files.Config(); err != nil {

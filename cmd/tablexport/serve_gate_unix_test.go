@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"io"
 	"net/http"
 	"os"
@@ -80,6 +81,27 @@ func TestServeForOthers(t *testing.T) {
 	}
 	if got := s.line("run succeeded"); got["job"] != "lines" {
 		t.Error(got)
+	}
+	// What cannot be audited is not done; the one who asked is not told why.
+	place := filepath.Join(w.dir, ".tablexport", "audit")
+	if err := errors.Join(os.Rename(place, place+".away"), os.WriteFile(place, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	runs := func() int { return len(objects(t, w.must(exitOK, "runs", "--json").out)) }
+	before := runs()
+	for _, do := range []string{"pause", "resume", "run", "cancel"} {
+		if code, body := ask(ops, "POST", "/api/v1/jobs/lines/"+do); code != 503 || strings.Contains(body, w.dir) {
+			t.Errorf("%s without an audit log: %d %s", do, code, body)
+		}
+	}
+	if _, body := ask(ops, "GET", "/api/v1/jobs/lines"); strings.Contains(body, `"paused"`) || !strings.Contains(body, `"waiting":0`) || runs() != before {
+		t.Errorf("an order was carried out: %s, %d runs, were %d", body, runs(), before)
+	}
+	if err := errors.Join(os.Remove(place), os.Rename(place+".away", place)); err != nil {
+		t.Fatal(err)
+	}
+	if code, body := ask(ops, "POST", "/api/v1/jobs/lines/pause"); code != 200 {
+		t.Error(code, body)
 	}
 	log := w.must(exitOK, "audit", "tail", "-n", "100", "--json").out
 	contains(t, log, `"actor":"oidc:olga","action":"run","subject":"lines"`, `"action":"pause","subject":"lines"`, `"action":"resume","subject":"lines"`,

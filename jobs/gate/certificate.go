@@ -31,8 +31,14 @@ func (g *Gate) certificate(state *tls.ConnectionState) (Caller, error) {
 		return Caller{}, errNobody
 	}
 	leaf := state.VerifiedChains[0][0]
-	if now := g.Now(); now.After(leaf.NotAfter) || now.Before(leaf.NotBefore) {
+	now := g.Now()
+	if now.After(leaf.NotAfter) || now.Before(leaf.NotBefore) {
 		return Caller{}, errors.New("gate: the certificate is out of its time")
+	}
+	if g.Believed != nil {
+		if err := g.Believed(state, now); err != nil {
+			return Caller{}, err
+		}
 	}
 	var c Caller
 	for _, name := range NamesOf(leaf) {
@@ -84,22 +90,45 @@ func (f *Files) Config() (*tls.Config, error) {
 		return nil, err
 	}
 	return &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		every := f.Every
-		if every == 0 {
-			every = 10 * time.Second
-		}
-		if time.Since(f.looked) >= every {
-			f.looked = time.Now()
-			if f.stamps() != f.seen {
-				if err := f.read(); err != nil && f.Failed != nil {
-					f.Failed(err)
-				}
+		return f.current(), nil
+	}}, nil
+}
+
+// current is the configuration of the files as they are, or as they were when they could be used.
+func (f *Files) current() *tls.Config {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	every := f.Every
+	if every == 0 {
+		every = 10 * time.Second
+	}
+	if time.Since(f.looked) >= every {
+		f.looked = time.Now()
+		if f.stamps() != f.seen {
+			if err := f.read(); err != nil && f.Failed != nil {
+				f.Failed(err)
 			}
 		}
-		return f.config, nil
-	}}, nil
+	}
+	return f.config
+}
+
+// Believed is nil if the authorities of now stand for the client certificate of a connection. Those of its handshake did, but a
+// connection that is used can stay open for as long as its client likes: an authority that was taken out would let it in for ever.
+func (f *Files) Believed(state *tls.ConnectionState, now time.Time) error {
+	authorities := f.current().ClientCAs
+	if authorities == nil || len(state.PeerCertificates) == 0 {
+		return errors.New("gate: no authority stands for the certificate")
+	}
+	between := x509.NewCertPool()
+	for _, c := range state.PeerCertificates[1:] {
+		between.AddCert(c)
+	}
+	if _, err := state.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: authorities, Intermediates: between, CurrentTime: now,
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
+		return fmt.Errorf("gate: the authorities in use do not stand for the certificate: %w", err)
+	}
+	return nil
 }
 
 func (f *Files) load() error {

@@ -19,6 +19,7 @@ package gate
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net"
@@ -121,10 +122,12 @@ type Verifier interface {
 type Options struct {
 	Bearer       Verifier          // nil: bearer tokens prove nothing
 	Certificates map[string][]Role // roles by what a certificate is for; see [NamesOf]
-	Secure       bool              // answers go over TLS
-	PerMinute    int               // requests of one caller; 0 = any number
-	Strangers    int               // requests per minute of one address that has proven nothing; 0 = any number
-	Refused      func(Reason)      // counts; may be nil
+	// Believed says whether a connection's certificate would be believed at its handshake now ([Files.Believed]); nil: that it was is enough.
+	Believed  func(*tls.ConnectionState, time.Time) error
+	Secure    bool         // answers go over TLS
+	PerMinute int          // requests of one caller; 0 = any number
+	Strangers int          // requests per minute of one address that has proven nothing; 0 = any number
+	Refused   func(Reason) // counts; may be nil
 	// Record is called before a caller is refused something that would change something: for the audit log. May be nil.
 	Record func(ctx context.Context, c Caller, address, route string)
 	Log    *slog.Logger

@@ -203,7 +203,7 @@ func TestCertificates(t *testing.T) {
 	certFile, keyFile := gatetest.Write(t, dir, "server", ours.Issue(t, "first", soon, x509.ExtKeyUsageServerAuth))
 	failed := make(chan error, 100)
 	files := &Files{CertFile: certFile, KeyFile: keyFile, ClientCAFile: ours.WriteCA(t, filepath.Join(dir, "ca.crt")), Every: time.Nanosecond, Failed: func(err error) { failed <- err }}
-	s := guarded(t, Options{Secure: true, Certificates: map[string][]Role{"grafana.acme.example": {Viewer}, "spiffe://acme/ops": {Operator}, "CN=olga": {Admin}}}, files)
+	s := guarded(t, Options{Secure: true, Believed: files.Believed, Certificates: map[string][]Role{"grafana.acme.example": {Viewer}, "spiffe://acme/ops": {Operator}, "CN=olga": {Admin}}}, files)
 	issue := func(a *gatetest.Authority, name string, until time.Time, usage x509.ExtKeyUsage) *http.Client {
 		return client(pool, a.Issue(t, name, until, usage))
 	}
@@ -254,7 +254,20 @@ func TestCertificates(t *testing.T) {
 	}
 	// An authority that is believed no more.
 	gatetest.Write(t, dir, "server", ours.Issue(t, "third", soon, x509.ExtKeyUsageServerAuth))
+	open := issue(ours, "grafana.acme.example", soon, x509.ExtKeyUsageClientAuth)
+	kept, ok := open.Transport.(*http.Transport)
+	if !ok {
+		t.Fatal(open.Transport)
+	}
+	kept.DisableKeepAlives, kept.MaxConnsPerHost = false, 1
+	defer kept.CloseIdleConnections()
+	if code, body, _ := ask(t, open, http.MethodGet, s.URL+"/view", nil); code != 200 {
+		t.Fatal(code, body)
+	}
 	other.WriteCA(t, files.ClientCAFile)
+	if code, body, _ := ask(t, open, http.MethodGet, s.URL+"/view", nil); code != 401 { // 0 would be another connection
+		t.Error("the old authority is believed on a connection that is open:", code, body)
+	}
 	if code, _, _ := ask(t, issue(ours, "grafana.acme.example", soon, x509.ExtKeyUsageClientAuth), http.MethodGet, s.URL+"/view", nil); code != 0 {
 		t.Error("the old authority is still believed:", code)
 	}
