@@ -74,41 +74,49 @@ func rolesBy(roles configs.ServeRoles) map[string][]gate.Role {
 }
 
 // refusedOrder writes into the audit log who has asked for what they may not.
-func (d *daemon) refusedOrder(ctx context.Context, c gate.Caller, address, route string) {
+func (d *daemon) refusedOrder(ctx context.Context, c gate.Caller, address, route string, why gate.Reason) {
 	log, err := d.current().audit()
 	if err == nil {
-		_, err = log.Append(context.WithoutCancel(ctx), audit.Entry{Actor: c.Name, Action: "refuse", Subject: route, Outcome: audit.Refused, Detail: map[string]string{"address": address}})
+		_, err = log.Append(context.WithoutCancel(ctx), audit.Entry{Actor: c.Name, Action: "refuse", Subject: route, Outcome: audit.Refused, Detail: map[string]string{"address": address, "reason": string(why)}})
 	}
 	if err != nil {
 		d.log.Error("a refusal could not be audited", "route", route, "error", err)
 	}
 }
 
-// act does what a caller of the API may ask for. First the audit log: what is not audited does not happen. A second entry says when it
-// did not happen after all.
+// act does what a caller of the API may ask for. First the audit log says that it is begun: what is not audited does not happen. Then it
+// says how it ended; a crash in between leaves an entry that says "started" and no other.
 func (d *daemon) act(ctx context.Context, o status.Order) error {
 	a := d.current()
-	if _, known := a.cfg.Jobs[o.Job]; !known {
-		return status.ErrUnknown
-	}
 	log, err := a.audit()
 	if err != nil {
 		return err
 	}
-	entry := audit.Entry{Action: o.Do, Subject: o.Job, Job: o.Job, Actor: o.Who, Outcome: audit.OK}
+	entry := audit.Entry{Action: o.Do, Subject: o.Job, Actor: o.Who, Detail: map[string]string{}}
 	if o.Why != "" {
-		entry.Detail = map[string]string{"why": o.Why}
+		entry.Detail["why"] = o.Why
 	}
-	if _, err := log.Append(ctx, entry); err != nil {
-		return fmt.Errorf("%w: %w", secrets.ErrAudit, err)
+	record := func(outcome string) error {
+		entry.Outcome = outcome
+		if _, err := log.Append(ctx, entry); err != nil {
+			return fmt.Errorf("%w: %w", secrets.ErrAudit, err)
+		}
+		return nil
 	}
-	if err = d.carryOut(ctx, o); err != nil {
-		entry.Outcome, entry.Detail = audit.Failed, map[string]string{"error": err.Error()}
-		_, aerr := log.Append(ctx, entry)
-		return errors.Join(err, aerr)
+	if _, known := a.cfg.Jobs[o.Job]; !known {
+		entry.Detail["reason"] = "there is no such job"
+		return errors.Join(status.ErrUnknown, record(audit.Refused))
+	}
+	entry.Job = o.Job
+	if err := record(audit.Started); err != nil {
+		return err
+	}
+	if err := d.carryOut(ctx, o); err != nil {
+		entry.Detail["error"] = err.Error()
+		return errors.Join(err, record(audit.Failed))
 	}
 	d.log.Info("an order was taken", "order", o.Do, "job", o.Job, "by", o.Who)
-	return nil
+	return record(audit.OK)
 }
 
 func (d *daemon) carryOut(ctx context.Context, o status.Order) error {

@@ -105,7 +105,8 @@ func TestServeForOthers(t *testing.T) {
 	}
 	log := w.must(exitOK, "audit", "tail", "-n", "100", "--json").out
 	contains(t, log, `"actor":"oidc:olga","action":"run","subject":"lines"`, `"action":"pause","subject":"lines"`, `"action":"resume","subject":"lines"`,
-		`"actor":"oidc:olga","action":"refuse","subject":"POST /api/v1/jobs/{job}/run"`, `"action":"cancel","subject":"lines","job":"lines","outcome":"failed"`)
+		`"actor":"oidc:olga","action":"refuse","subject":"POST /api/v1/jobs/{job}/run"`, `"action":"cancel","subject":"lines","job":"lines","outcome":"failed"`,
+		`"action":"run","subject":"nope","outcome":"refused"`, `"action":"run","subject":"lines","job":"lines","outcome":"started"`, `"action":"run","subject":"lines","job":"lines","outcome":"ok"`)
 	w.must(exitOK, "audit", "verify")
 	if code := s.end(syscall.SIGTERM); code != exitOK {
 		t.Errorf("exit code %d: %s", code, s.log)

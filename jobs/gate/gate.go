@@ -129,7 +129,7 @@ type Options struct {
 	Strangers int          // requests per minute of one address that has proven nothing; 0 = any number
 	Refused   func(Reason) // counts; may be nil
 	// Record is called before a caller is refused something that would change something: for the audit log. May be nil.
-	Record func(ctx context.Context, c Caller, address, route string)
+	Record func(ctx context.Context, c Caller, address, route string, why Reason)
 	Log    *slog.Logger
 	Now    func() time.Time
 }
@@ -204,22 +204,34 @@ func (g *Gate) Guard(m *Mux) http.Handler {
 		}
 		// A page of another site whose name was made to point here (DNS rebinding) still sends that name. Where callers prove who they
 		// are, it has nothing to prove it with.
-		if g.local() && access != Signed && !Loopback(r.Host) {
+		if g.local() && access != Signed && !loopback(r.Host) {
 			g.refuse(w, r, http.StatusMisdirectedRequest, ForeignHost, "this address is for this machine only")
 			return
 		}
 		c, ok := g.admit(w, r, access)
-		if !ok || access != Signed && !g.sameSite(w, r) {
+		if !ok {
 			return
 		}
-		if !c.May(access) {
-			if access == Operate && g.Record != nil {
-				g.Record(r.Context(), c, r.RemoteAddr, pattern)
+		why, text := Reason(""), ""
+		switch {
+		case access != Signed && g.cross.Check(r) != nil:
+			why, text = CrossSite, "this request comes from a page of another site"
+		case !c.May(access):
+			why, text = Forbidden, "this is not for you: it takes another role"
+		}
+		if why == "" {
+			m.mux.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, c)))
+			return
+		}
+		// What would have changed something is on record, but nobody fills the audit log with it: whoever asks for what they may not is paced
+		// as a stranger is.
+		if access == Operate && g.Record != nil {
+			if !g.pace(w, r, g.strangers, "refused "+c.Name) {
+				return
 			}
-			g.refuse(w, r, http.StatusForbidden, Forbidden, "this is not for you: it takes another role")
-			return
+			g.Record(r.Context(), c, r.RemoteAddr, pattern, why)
 		}
-		m.mux.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, c)))
+		g.refuse(w, r, http.StatusForbidden, why, text)
 	})
 }
 
@@ -305,15 +317,6 @@ func (g *Gate) pace(w http.ResponseWriter, r *http.Request, b *buckets, who stri
 	return false
 }
 
-// sameSite refuses what would change something for a page of another site.
-func (g *Gate) sameSite(w http.ResponseWriter, r *http.Request) bool {
-	if err := g.cross.Check(r); err != nil {
-		g.refuse(w, r, http.StatusForbidden, CrossSite, "this request comes from a page of another site")
-		return false
-	}
-	return true
-}
-
 // refuse answers as the path's readers expect: JSON below /api, text elsewhere.
 func (g *Gate) refuse(w http.ResponseWriter, r *http.Request, status int, why Reason, text string) {
 	g.Refused(why)
@@ -326,8 +329,8 @@ func (g *Gate) refuse(w http.ResponseWriter, r *http.Request, status int, why Re
 	http.Error(w, text, status)
 }
 
-// Loopback reports whether a request was sent to a loopback address by its number, or to localhost.
-func Loopback(host string) bool {
+// loopback reports whether a request was sent to a loopback address by its number, or to localhost.
+func loopback(host string) bool {
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name
 	}

@@ -138,6 +138,30 @@ func TestKeysRotate(t *testing.T) {
 	}
 }
 
+// A token whose key is not known, while the provider is away, is neither believed nor called bad: its owner may try again.
+func TestKeysAway(t *testing.T) {
+	t.Parallel()
+	i, o := provider(t)
+	now := time.Now()
+	known := i.Sign(t, i.Claims(now, "bi"))
+	if _, err := o.Verify(t.Context(), known); err != nil {
+		t.Fatal(err)
+	}
+	i.Rotate(t, "key-2", true)
+	i.Down.Store(true)
+	next := i.Sign(t, i.Claims(now, "bi"))
+	if _, err := o.Verify(t.Context(), next); !errors.Is(err, ErrUnavailable) {
+		t.Error(err)
+	}
+	if _, err := o.Verify(t.Context(), known); err != nil {
+		t.Error("known keys need no provider:", err)
+	}
+	i.Down.Store(false)
+	if _, err := o.Verify(t.Context(), next); err != nil {
+		t.Error(err)
+	}
+}
+
 // guarded is a server behind a gate, over TLS, with a route of each kind.
 func guarded(t *testing.T, o Options, files *Files) *httptest.Server {
 	t.Helper()
@@ -307,7 +331,9 @@ func TestRefusals(t *testing.T) {
 	counted := map[Reason]int{}
 	var recorded []string
 	o := Options{Bearer: constant{"good"}, PerMinute: 30, Strangers: 6, Refused: func(r Reason) { counted[r]++ }, Now: func() time.Time { return now },
-		Record: func(_ context.Context, c Caller, _, route string) { recorded = append(recorded, c.Name+" "+route) }}
+		Record: func(_ context.Context, c Caller, _, route string, why Reason) {
+			recorded = append(recorded, c.Name+" "+route+" "+string(why))
+		}}
 	s := guarded(t, o, nil)
 	with := func(h ...string) func(*http.Request) {
 		return func(r *http.Request) {
@@ -355,16 +381,29 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%s: %v", x.path, header)
 		}
 	}
-	if len(recorded) != 0 {
+	// Orders from pages of other sites are on record; so are those of others than operators, but not without end.
+	if len(recorded) != 3 || recorded[0] != "oidc:olga POST /operate cross_site" {
 		t.Error(recorded)
 	}
+	recorded = nil
 	now = now.Add(10 * time.Second) // one request of a stranger in ten seconds
 	if code, _, _ := ask(t, c, "GET", s.URL+"/open", nil); code != 200 {
 		t.Error(code)
 	}
-	viewer := guarded(t, Options{Bearer: roleOnly{Viewer}, Record: o.Record}, nil)
-	if code, body, h := ask(t, viewer.Client(), "POST", viewer.URL+"/operate", with("Authorization", "Bearer x")); code != 403 || len(recorded) != 1 || recorded[0] != "oidc:x POST /operate" {
+	viewer := guarded(t, Options{Bearer: roleOnly{Viewer}, Record: o.Record, Strangers: 6, PerMinute: 1000, Now: o.Now}, nil)
+	if code, body, h := ask(t, viewer.Client(), "POST", viewer.URL+"/operate", with("Authorization", "Bearer x")); code != 403 || len(recorded) != 1 || recorded[0] != "oidc:x POST /operate forbidden" {
 		t.Error(code, body, h, recorded)
+	}
+	for range 20 {
+		if code, _, _ := ask(t, viewer.Client(), "POST", viewer.URL+"/operate", with("Authorization", "Bearer x")); code != 403 && code != 429 {
+			t.Error(code)
+		}
+	}
+	if len(recorded) != 6 {
+		t.Errorf("%d refused orders are on record", len(recorded))
+	}
+	if code, _, _ := ask(t, viewer.Client(), "GET", viewer.URL+"/view", with("Authorization", "Bearer x")); code != 200 {
+		t.Error("what they may see they still see:", code)
 	}
 	if code, body, h := ask(t, viewer.Client(), "GET", viewer.URL+"/api/view", nil); code != 401 || body != `{"error":"log in: send a bearer token or a client certificate"}`+"\n" || !strings.HasPrefix(h.Get("Content-Type"), "application/json") {
 		t.Error(code, body, h)

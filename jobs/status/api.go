@@ -121,11 +121,12 @@ func (e badRequest) Error() string { return string(e) }
 
 func (a *api) fail(w http.ResponseWriter, r *http.Request, err error) {
 	var bad badRequest
+	var state busy
 	switch {
 	case errors.As(err, &bad):
 		answer(w, http.StatusBadRequest, ErrorAnswer{bad.Error()})
-	case errors.Is(err, ErrBusy):
-		answer(w, http.StatusConflict, ErrorAnswer{err.Error()})
+	case errors.As(err, &state): // alone: what it may be joined with is for the log
+		answer(w, http.StatusConflict, ErrorAnswer{state.Error()})
 	case errors.Is(err, errNone), errors.Is(err, ErrUnknown), errors.Is(err, ledger.ErrNotFound):
 		answer(w, http.StatusNotFound, ErrorAnswer{"there is no such job, run or path"})
 	default:
