@@ -241,8 +241,8 @@ var (
 	dateType     = reflect.TypeFor[Date]()
 )
 
-// parseDuration reads what time.ParseDuration does, and days at the beginning: 90d, 1d12h.
-func parseDuration(text string) (time.Duration, error) {
+// ParseDuration reads what time.ParseDuration does, and days at the beginning: 90d, 1d12h.
+func ParseDuration(text string) (time.Duration, error) {
 	days, rest, ok := strings.Cut(text, "d")
 	if !ok {
 		return time.ParseDuration(text)
@@ -265,7 +265,7 @@ func (d *decoder) scalar(n ast.Node, v reflect.Value, key, tag string) {
 	switch {
 	case v.Type() == durationType:
 		text, ok := stringOf(n)
-		span, err := parseDuration(text)
+		span, err := ParseDuration(text)
 		if !ok || err != nil || span <= 0 {
 			wrong()
 			return

@@ -18,6 +18,8 @@ type Serve struct {
 	OIDC   *ServeOIDC   `yaml:"oidc" jsonschema_description:"Bearer tokens of an OpenID provider, and the roles of their subjects."`
 	MTLS   *ServeMTLS   `yaml:"mtls" jsonschema_description:"Client certificates, and the roles of their holders."`
 	Limits *ServeLimits `yaml:"limits" jsonschema_description:"How many requests the program answers."`
+
+	History Duration `yaml:"history" jsonschema:"default=400d" jsonschema_description:"How long runs and ticks stay in the ledger; 35d at least. The newest 20 of each job stay in any case."`
 }
 
 // ServeTLS is the certificate that the program shows.
@@ -64,6 +66,7 @@ type ServeLimits struct {
 func (s *Serve) defaults() {
 	setDefault(&s.Listen, DefaultListen)
 	setDefault(&s.Drain, Duration(2*time.Minute))
+	setDefault(&s.History, Duration(400*24*time.Hour))
 	if o := s.OIDC; o != nil {
 		setDefault(&o.RolesClaim, "roles")
 		setDefault(&o.ClockSkew, Duration(time.Minute))
@@ -75,7 +78,10 @@ func (s *Serve) defaults() {
 	setDefault(&s.Limits.Unauthenticated, 60)
 }
 
-const maxClockSkew = 5 * time.Minute
+const (
+	maxClockSkew = 5 * time.Minute
+	minHistory   = 35 * 24 * time.Hour
+)
 
 func (v *validator) serve() {
 	s := v.Serve
@@ -88,6 +94,9 @@ func (v *validator) serve() {
 		case !isLoopback(host) && (s.TLS == nil || s.OIDC == nil && s.MTLS == nil):
 			v.at("serve.listen", "not a loopback address, without TLS and authentication", "write tls:, and oidc: or mtls: beside it, or 127.0.0.1:"+port+" or [::1]:"+port)
 		}
+	}
+	if s.History != 0 && time.Duration(s.History) < minHistory {
+		v.at("serve.history", "less than 35 days", "write 35d or more: alerts compare with the weeks before, and retiring a token asks for the runs that used it")
 	}
 	if o := s.OIDC; o != nil {
 		if o.Issuer != "" {

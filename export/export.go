@@ -71,6 +71,7 @@ type Spec struct {
 	FileBytes    int64       // size at which the next file is begun (512 MiB)
 	Parquet      parquet.Options
 	Marks        map[string]time.Time // points in time that the commit leaves for later runs, to the millisecond: see [Refresh.Mark]
+	Fence        int64                // of the lease that the run holds (lease.Lease.Fence); 0: none is held
 	Now          func() time.Time     // nil = time.Now
 }
 

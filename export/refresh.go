@@ -233,6 +233,11 @@ func (r *Refresh) actions(base *delta.Snapshot) ([]delta.Action, Commit, error) 
 		return nil, c, err
 	}
 	txns := r.marks(now)
+	fence, err := r.fence(base, now)
+	if err != nil {
+		return nil, c, err
+	}
+	txns = append(txns, fence...)
 	for _, s := range r.slices {
 		adds, err := s.adds()
 		if err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/tablexport/tablexport/export"
 	"github.com/tablexport/tablexport/export/delta"
+	"github.com/tablexport/tablexport/export/lease"
 	"github.com/tablexport/tablexport/export/parquet"
 	"github.com/tablexport/tablexport/export/sets"
 	"github.com/tablexport/tablexport/export/store"
@@ -174,6 +175,8 @@ var rules = []rule{
 	// Whether the commit arrived is not known, whatever stopped the run in it: the next run finds out.
 	{Transient, as[*delta.Unresolved]},
 	{Transient, as[*sets.Unresolved]},
+	// A lost lease ends the run's context, which a person has not done.
+	{Conflict, as[*lease.LostError]},
 	{Canceled, is(context.Canceled)},
 
 	// The vault and the audit log explain why a request had no token, so they come before what odata says of it.
@@ -216,6 +219,8 @@ var rules = []rule{
 	{Conflict, as[*delta.Conflict]},
 	{Conflict, code(store.AlreadyExists)},
 	{Conflict, as[*ledger.HeldError]},
+	{Conflict, as[*lease.HeldError]},
+	{Conflict, as[*export.Fenced]},
 	{Conflict, is(ledger.ErrFenced, ErrUnderWay)},
 
 	{Data, as[*odata.DataError]},

@@ -17,6 +17,7 @@ import (
 
 	"github.com/tablexport/tablexport/export"
 	"github.com/tablexport/tablexport/export/delta"
+	"github.com/tablexport/tablexport/export/lease"
 	"github.com/tablexport/tablexport/export/parquet"
 	"github.com/tablexport/tablexport/export/sets"
 	"github.com/tablexport/tablexport/export/store"
@@ -88,6 +89,9 @@ func meanings() map[string]struct {
 		"evidence.Incomplete":                {incomplete, jobs.Data},
 		"ledger.ErrFenced":                   {ledger.ErrFenced, jobs.Conflict},
 		"ledger.HeldError":                   {&ledger.HeldError{}, jobs.Conflict},
+		"lease.HeldError":                    {&lease.HeldError{}, jobs.Conflict},
+		"lease.LostError":                    {errors.Join(&lease.LostError{}, context.Canceled), jobs.Conflict},
+		"export.Fenced":                      {&export.Fenced{}, jobs.Conflict},
 		"jobs.ErrNoJob":                      {jobs.ErrNoJob, jobs.Config},
 		"jobs.ErrUnderWay":                   {jobs.ErrUnderWay, jobs.Conflict},
 		"export.ErrRefused":                  {export.ErrRefused, jobs.Bug},

@@ -8,6 +8,7 @@
 //	  │        │       │        │       │        │              │        │        │
 //	  └────────┴───────┴────────┴───────┴────────┴──────────────┴────────┴────────┴────► failed (class), canceled
 //
+// Before all of it stands the lease on the dataset (export/lease), which keeps other state directories out; the lease in the drawing is the loan of the token.
 // That is a whole table (runner.go). By period, every window that is due goes that road into a slice of one commit, or of its own (windows.go,
 // split.go, backfill.go); by changes, a sweep of keys takes the place of the scan, and a merge that of the write (changes.go, watermark.go). Where the
 // scope goes over owners, these are read first (owners.go). A set runs its jobs one after the other, and then moves its pointer (set.go).

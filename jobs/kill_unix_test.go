@@ -36,7 +36,8 @@ const (
 	childURL = "TABLEXPORT_TEST_URL"
 	childEnd = "TABLEXPORT_TEST_KILL"
 
-	childMode = "TABLEXPORT_TEST_MODE" // of the job's refresh
+	childMode  = "TABLEXPORT_TEST_MODE"  // of the job's refresh
+	childOwner = "TABLEXPORT_TEST_OWNER" // in leases on datasets; none without it
 )
 
 // TestMain is also a child's main: a process of its own that runs a job once, on what its parent has put into a directory.
@@ -90,6 +91,7 @@ func child(dir, url, end string) (err error) {
 		Keeper: secrets.NewKeeper(vault, log, secrets.Sandbox, "child"), Audit: log, Ledger: runs, Actor: "child", Engine: "tablexport/test",
 		Instances: map[string]jobs.Instance{"acme": {Name: "acme", Client: c, Token: tokenName}},
 		Bucket:    func(context.Context, string) (store.Bucket, error) { return h, nil },
+		Owner:     os.Getenv(childOwner), Lease: childLease,
 	}
 	j := job(lines)
 	j.Refresh.Mode = jobs.Mode(os.Getenv(childMode))
@@ -116,10 +118,10 @@ type life struct {
 	out *bufio.Scanner
 }
 
-func (r *rig) child(end string) *life {
+func (r *rig) child(end string, env ...string) *life {
 	r.t.Helper()
 	cmd := exec.Command(os.Args[0], "-test.run=^$")
-	cmd.Env = append(os.Environ(), childDir+"="+r.dir, childURL+"="+r.url, childEnd+"="+end)
+	cmd.Env = append(append(os.Environ(), childDir+"="+r.dir, childURL+"="+r.url, childEnd+"="+end), env...)
 	out, err := cmd.StdoutPipe()
 	must(r.t, err)
 	cmd.Stderr = os.Stderr
@@ -267,6 +269,68 @@ func TestTwoProcessesAtOnce(t *testing.T) {
 		t.Errorf("%v %v", runs, err)
 	}
 	r.returned("")
+}
+
+// childLease is how long a child may be silent. What a busy machine adds to it only lets the tests wait.
+const childLease = 2 * time.Second
+
+// A process that was killed in the middle of its run leaves its lease: the same state directory passes at once, another after the lease's time.
+func TestKilledHolder(t *testing.T) {
+	r := newRig(t, simulator.Options{})
+	r.onDisk()
+	j := job(lines)
+	r.exact(j)
+	for _, owner := range []string{"theirs", "ours"} {
+		if said, killed := r.child(string(jobs.Scanning), childOwner+"=theirs").wait(); !killed {
+			t.Fatalf("not killed: %q", said)
+		}
+		holders, err := r.dataset(j).LeaseHolders(t.Context())
+		must(t, err)
+		if len(holders) != 1 || holders[0].Owner != "theirs" {
+			t.Fatalf("%+v", holders)
+		}
+		r.runner.Owner, r.runner.Lease = owner, childLease
+		began := time.Now()
+		r.exact(j)
+		if waited := time.Since(began); owner == "ours" && waited < childLease {
+			t.Errorf("took over after %s", waited)
+		}
+		if holders, err := r.dataset(j).LeaseHolders(t.Context()); err != nil || len(holders) > 0 {
+			t.Errorf("%+v %v", holders, err)
+		}
+	}
+}
+
+// A process that was stopped in the middle of its run, for longer than its lease, publishes nothing when it goes on.
+func TestStoppedHolder(t *testing.T) {
+	r := newRig(t, simulator.Options{Behavior: simulator.Behavior{RowsPerSecond: 500}})
+	r.onDisk()
+	j := job(lines)
+	l := r.child("", childOwner+"=theirs")
+	for r.server.Stats().Rows < 120 {
+		time.Sleep(time.Millisecond)
+	}
+	must(t, l.cmd.Process.Signal(syscall.SIGSTOP))
+	ours := r.beside("ours") // the stopped process may have locks in its own state directory
+	ours.Lease = childLease
+	mark := r.oracle.Mark()
+	res, err := ours.Run(t.Context(), jobs.Request{Job: j})
+	must(t, err)
+	must(t, l.cmd.Process.Signal(syscall.SIGCONT))
+	said, killed := l.wait()
+	if killed || !strings.HasPrefix(said, string(jobs.Conflict)) {
+		t.Errorf("killed %v, said %q", killed, said)
+	}
+	if v := r.version(j); v != res.Version {
+		t.Errorf("version %d became %d", res.Version, v)
+	}
+	columns, rows := r.read(j)
+	must(t, r.oracle.Check(mark, lines, "", columns, slices.Values(rows)))
+	for _, key := range r.keys() {
+		if strings.Contains(key, "part-") && !strings.Contains(key, res.RunID) {
+			t.Errorf("%s was left behind", key)
+		}
+	}
 }
 
 // A person's Ctrl-C, as the program hears it.

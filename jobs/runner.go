@@ -17,6 +17,7 @@ import (
 
 	"github.com/tablexport/tablexport/export"
 	"github.com/tablexport/tablexport/export/delta"
+	"github.com/tablexport/tablexport/export/lease"
 	"github.com/tablexport/tablexport/export/parquet"
 	"github.com/tablexport/tablexport/export/sets"
 	"github.com/tablexport/tablexport/export/store"
@@ -50,6 +51,10 @@ type Runner struct {
 	Engine    string        // "tablexport/1.2.3"
 	Attempts  int           // scans of one run at most, when one cannot be proven complete (3)
 	SweepAge  time.Duration // leftovers older than this are removed after a successful run (24 h)
+
+	// Owner names the state directory in the leases on datasets, which keep two of them from refreshing one dataset at once. "": runs take no lease.
+	Owner string
+	Lease time.Duration // how long this process may be silent before another takes a dataset from it (lease.DefaultTTL)
 }
 
 // Request asks for one run.
@@ -126,6 +131,7 @@ type run struct {
 	owners  ownership
 	id      string
 	started time.Time
+	hold    *lease.Lease // on the dataset; nil without an owner
 	lease   *secrets.Lease
 	plan    *Plan
 	dataset *export.Dataset
@@ -176,7 +182,7 @@ func (x *run) all(ctx context.Context) error {
 	}
 	err := openErr
 	if err == nil {
-		err = x.guarded(func() error { return x.leased(ctx) })
+		err = x.guarded(func() error { return x.holding(ctx, x.leased) })
 	}
 	err = stopped(ctx, err)
 	if err != nil && x.result.Version >= 0 && !as[*WindowsError](err) {
@@ -256,6 +262,29 @@ func (x *run) guarded(do func() error) (err error) {
 		}
 	}()
 	return do()
+}
+
+// holding does something while no other state directory refreshes the dataset. It comes before the token is borrowed: a run that may not
+// begin asks the ERP nothing. Losing the lease ends what is done; that is why it failed then.
+func (x *run) holding(ctx context.Context, do func(context.Context) error) (err error) {
+	if x.Owner == "" {
+		return do(ctx)
+	}
+	gone := func(process string) bool { return !Alive(process) }
+	x.hold, err = x.dataset.Lease(ctx, lease.Options{Owner: x.Owner, Process: Process(), Job: x.Job.Name, Run: x.id, TTL: x.Lease, Gone: gone, Logger: x.log})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		lost := x.hold.Lost()
+		if rerr := x.hold.Release(ctx); rerr != nil {
+			x.log.Warn("the lease on the dataset could not be given back; another state directory has to wait for its time", "error", rerr)
+		}
+		if err != nil && lost != nil && !errors.Is(err, lost) {
+			err = errors.Join(lost, err)
+		}
+	}()
+	return do(x.hold.Context())
 }
 
 // leased is what happens while the token is borrowed.
@@ -343,6 +372,9 @@ func (x *run) spec(unit string) export.Spec {
 		Query: x.plan.Text(), QueryID: x.plan.QueryID(), Scope: stamp, Description: x.Job.Description, Schema: x.plan.Scope.Schema(),
 		Key: x.plan.PublishedKey(), Contract: x.Job.Schema, Quarantine: x.plan.quarantine(), AcceptSchema: x.AcceptSchema, Engine: x.Engine,
 		Parquet: parquet.Options{LowMemory: x.LowMemory},
+	}
+	if x.hold != nil {
+		s.Fence = x.hold.Fence()
 	}
 	if x.plan.Windowed != nil {
 		s.Partition = x.plan.Windowed.Partition
@@ -436,6 +468,11 @@ func (x *run) publish(ctx context.Context, refresh *export.Refresh, ev evidence.
 	detail := map[string]string{"dataset": x.target, "scope": stamp.Name, "enforcement": string(stamp.Enforcement)}
 	if len(stamp.Owners) > 0 {
 		detail["verifiedViaOwner"] = strings.Join(stamp.Owners, "; ")
+	}
+	if x.hold != nil { // a machine that slept believes itself in possession
+		if err := x.hold.Check(ctx); err != nil {
+			return fmt.Errorf("not published: %w", err)
+		}
 	}
 	if _, err := x.Audit.Append(ctx, x.entry("publish", audit.Started, ev.Rows, detail)); err != nil {
 		return fmt.Errorf("not published: %w", unaudited(err))

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tablexport/tablexport/export/lease"
 	"github.com/tablexport/tablexport/jobs/ledger"
 	"github.com/tablexport/tablexport/jobs/schedule"
 	"github.com/tablexport/tablexport/odata"
@@ -226,7 +227,10 @@ func (o *order) outcome(err error, cause error) (ledger.Outcome, string) {
 		outcome = ledger.Late
 	}
 	var by *canceledBy
+	var held *lease.HeldError
 	switch {
+	case errors.As(err, &held):
+		return ledger.Skipped, held.Error()
 	case errors.Is(cause, errOverlaps), errors.As(cause, &by):
 		reason = cause.Error()
 	case o.attempts > 1:

@@ -142,7 +142,7 @@ func (g *globals) backfill(ctx context.Context, name string, o backfillOptions) 
 	if o.dryRun || len(plan.fills) == 0 {
 		return nil
 	}
-	if err := g.confirm(ctx, o.yes, fmt.Sprintf("Read %d windows now?", len(plan.fills))); err != nil {
+	if err := g.confirm(ctx, o.yes, fmt.Sprintf("Read %d windows now?", len(plan.fills)), "--dry-run to look"); err != nil {
 		return err
 	}
 	return a.fill(ctx, job, plan, o)
@@ -303,14 +303,14 @@ func roughly(d time.Duration) string {
 	return fmt.Sprintf("%dh%02dm", int(d.Hours()), int(d.Minutes())%60)
 }
 
-// confirm asks on a terminal. Where nobody can answer, --yes must have been said.
-func (g *globals) confirm(ctx context.Context, yes bool, question string) error {
+// confirm asks on a terminal. Where nobody can answer, --yes must have been said; otherwise is what else there is to say.
+func (g *globals) confirm(ctx context.Context, yes bool, question, otherwise string) error {
 	if yes {
 		return nil
 	}
 	in, ok := g.in.(*os.File)
 	if !ok || !term.IsTerminal(int(in.Fd())) {
-		return usagef("nobody can be asked here; say --yes to start, or --dry-run to look")
+		return usagef("nobody can be asked here; say --yes to start, or %s", otherwise)
 	}
 	fmt.Fprintf(g.err, "%s [y/N] ", question)
 	got := make(chan string, 1)

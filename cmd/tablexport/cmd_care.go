@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/tablexport/tablexport/export"
 	"github.com/tablexport/tablexport/export/delta"
+	"github.com/tablexport/tablexport/export/lease"
 	"github.com/tablexport/tablexport/jobs"
 	"github.com/tablexport/tablexport/secrets"
 	"github.com/tablexport/tablexport/secrets/audit"
@@ -61,6 +63,67 @@ the same window, it wins, and the window is left to the next compaction. The sma
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: g.completeJobs,
 		RunE:              func(c *cobra.Command, args []string) error { return g.compactDataset(c.Context(), args[0]) },
+	}
+}
+
+func unlockCommand(g *globals) *cobra.Command {
+	var yes bool
+	c := &cobra.Command{
+		Use:   "unlock JOB",
+		Short: "Free a dataset that a dead machine's lease keeps",
+		Long: `While a job refreshes a dataset it holds a lease on it, so that another state directory, on another machine say, does not refresh it too. A lease
+whose holder is dead runs out by itself within a minute. This command takes it at once, from a living holder too: that one stops at its next look at the
+lease, and publishes nothing. Data is never harmed by it.`,
+		Example: `  tablexport datasets unlock order-lines
+  tablexport datasets unlock order-lines --yes`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: g.completeJobs,
+		RunE:              func(c *cobra.Command, args []string) error { return g.unlockDataset(c.Context(), args[0], yes) },
+	}
+	c.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	return c
+}
+
+func (g *globals) unlockDataset(ctx context.Context, name string, yes bool) error {
+	a, d, err := g.openDataset(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	holders, err := d.LeaseHolders(ctx)
+	if err != nil {
+		return err
+	}
+	if len(holders) > 0 {
+		g.printHolders(holders)
+		if err := g.confirm(ctx, yes, "Take the dataset of "+name+" from its holder now?", "look with: tablexport datasets show "+name); err != nil {
+			return err
+		}
+		err = a.cared(ctx, "unlock", name, map[string]string{"dataset": d.Location()}, func(detail map[string]string) (err error) {
+			for _, c := range holders {
+				detail["holder"], detail["holderRun"] = c.Process, c.Run
+			}
+			holders, err = d.BreakLease(ctx, lease.Options{Owner: "unlock by " + actor(), Process: jobs.Process(), Job: name})
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return g.emit(map[string]any{"job": name, "freed": len(holders)}, func() {
+		if len(holders) == 0 {
+			g.printf("%s: nobody holds a lease on its dataset\n", name)
+			return
+		}
+		g.printf("%s: its dataset is free\n", name)
+	})
+}
+
+// printHolders says who holds a dataset, and when they were last heard of.
+func (g *globals) printHolders(holders []lease.Claim) {
+	for _, c := range holders {
+		host, _, _ := strings.Cut(c.Process, ":")
+		g.printf("held by: host %s (%s), job %s, run %s, since %s, last heard of %s\n", host, c.Process, c.Job, c.Run, stamp(c.Since), stamp(c.Renewed))
 	}
 }
 

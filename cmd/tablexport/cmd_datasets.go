@@ -11,6 +11,7 @@ import (
 
 	"github.com/tablexport/tablexport/export"
 	"github.com/tablexport/tablexport/export/delta"
+	"github.com/tablexport/tablexport/export/lease"
 )
 
 func datasetsCommand(g *globals) *cobra.Command {
@@ -37,7 +38,7 @@ func datasetsCommand(g *globals) *cobra.Command {
 		RunE:              func(c *cobra.Command, args []string) error { return g.showDataset(c.Context(), args[0], limit) },
 	}
 	show.Flags().IntVarP(&limit, "versions", "n", 10, "how many `versions`; 0 = all that the log has")
-	c.AddCommand(list, show, diffCommand(g), vacuumCommand(g), rollbackCommand(g), compactCommand(g), &cobra.Command{
+	c.AddCommand(list, show, diffCommand(g), vacuumCommand(g), rollbackCommand(g), compactCommand(g), unlockCommand(g), &cobra.Command{
 		Use:               "sql JOB",
 		Short:             "Print ready-to-paste text that opens the dataset in DuckDB, Spark, Power BI and pandas",
 		Example:           "  tablexport datasets sql order-lines",
@@ -160,9 +161,14 @@ func (g *globals) showDataset(ctx context.Context, name string, limit int) error
 	if err != nil {
 		return err
 	}
-	all := map[string]any{"care": care, "job": name, "location": d.Location(), "columns": columns, "files": files, "windows": slices.Concat([]export.Window{}, windows), "versions": history}
+	holders, err := d.LeaseHolders(ctx)
+	if err != nil {
+		return err
+	}
+	all := map[string]any{"leases": slices.Concat([]lease.Claim{}, holders), "care": care, "job": name, "location": d.Location(), "columns": columns, "files": files, "windows": slices.Concat([]export.Window{}, windows), "versions": history}
 	return g.emit(all, func() {
 		g.printf("%s at %s\n\n", name, d.Location())
+		g.printHolders(holders)
 		g.table(head)
 		g.printf("\n")
 		rows := [][]string{{"FILE", "ROWS", "SIZE"}}

@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/tablexport/tablexport/configs"
 	"github.com/tablexport/tablexport/jobs/ledger"
 )
 
@@ -30,6 +32,58 @@ func runsCommand(g *globals) *cobra.Command {
 	}
 	c.Flags().IntVarP(&limit, "lines", "n", 20, "how many `runs`; 0 = all")
 	return c
+}
+
+func pruneCommand(g *globals) *cobra.Command {
+	var older string
+	var dryRun bool
+	c := &cobra.Command{
+		Use:   "prune",
+		Short: "Remove old runs and ticks from the ledger",
+		Long: `Remove runs and ticks from the ledger that began longer ago than a time, 35 days at least. The newest 20 of each job stay, and so does its last run that
+published. serve does this by itself, every day, for what is older than serve.history. Datasets and the audit log are not touched.`,
+		Example: "  tablexport schedule prune --dry-run\n  tablexport schedule prune --older-than 90d",
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return g.prune(c.Context(), older, dryRun)
+		},
+	}
+	c.Flags().StringVar(&older, "older-than", "", "such as 90d; default: serve.history, 400d where it is not written")
+	c.Flags().BoolVar(&dryRun, "dry-run", false, "only count")
+	return c
+}
+
+func (g *globals) prune(ctx context.Context, older string, dryRun bool) error {
+	a, err := g.open()
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	keep := time.Duration(a.cfg.Serve.History)
+	if older != "" {
+		if keep, err = configs.ParseDuration(older); err != nil {
+			return usagef("--older-than %q: write it like 90d", older)
+		}
+	}
+	if keep < ledger.MinHistory {
+		return usagef("--older-than %s: 35d is the least", older)
+	}
+	l, err := a.ledger(ctx)
+	if err != nil {
+		return err
+	}
+	before := time.Now().Add(-keep)
+	pruned, err := l.Prune(ctx, before, dryRun)
+	if err != nil {
+		return err
+	}
+	return g.emit(map[string]any{"before": before.UTC().Truncate(time.Second), "dryRun": dryRun, "runs": pruned.Runs, "ticks": pruned.Ticks, "bytes": l.Size()}, func() {
+		what := "removed"
+		if dryRun {
+			what = "would be removed"
+		}
+		g.printf("%s run(s) and %s tick(s) from before %s %s; the ledger takes %s\n", count(pruned.Runs), count(pruned.Ticks), before.UTC().Format(time.DateOnly), what, size(l.Size()))
+	})
 }
 
 func (g *globals) history(ctx context.Context, job string, limit int) error {

@@ -20,7 +20,7 @@ func scheduleCommand(g *globals) *cobra.Command {
 		Short:   "Show and steer when jobs run",
 		Example: "  tablexport schedule next --count 20\n  tablexport schedule pause order-lines --why stocktaking",
 	}
-	c.AddCommand(scheduleNextCommand(g), scheduleTicksCommand(g), schedulePauseCommand(g), scheduleResumeCommand(g))
+	c.AddCommand(pruneCommand(g), scheduleNextCommand(g), scheduleTicksCommand(g), schedulePauseCommand(g), scheduleResumeCommand(g))
 	return c
 }
 

@@ -142,6 +142,7 @@ func (g *globals) serve(ctx context.Context) error {
 	var keeping sync.WaitGroup
 	keeping.Go(func() { d.tending(turning, tendEvery) })
 	keeping.Go(func() { d.reporting(turning) })
+	keeping.Go(func() { d.pruning(turning, l) })
 	manager := notifier{d.log}
 	alive, buried := context.WithCancel(context.WithoutCancel(ctx)) // runs that drain are vouched for too
 	defer buried()
@@ -161,6 +162,32 @@ func (g *globals) serve(ctx context.Context) error {
 	}
 	d.log.Info("ended", "error", err)
 	return err
+}
+
+// pruneEvery is how often old runs and ticks are removed from the ledger.
+const pruneEvery = 24 * time.Hour
+
+// pruning removes old runs and ticks, at the start and then every day. What fails waits for the next time: the ledger is history.
+func (d *daemon) pruning(ctx context.Context, l *ledger.Ledger) {
+	days := time.NewTicker(pruneEvery)
+	defer days.Stop()
+	for {
+		// Of several processes on a state directory the one that runs the clock prunes.
+		if _, _, err := d.scheduler.Standing(ctx); err == nil {
+			pruned, err := l.Prune(ctx, time.Now().Add(-time.Duration(d.current().cfg.Serve.History)), false)
+			switch {
+			case err != nil && ctx.Err() == nil:
+				d.log.Warn("old runs and ticks could not be removed from the ledger", "error", err)
+			case pruned != (ledger.Pruned{}):
+				d.log.Info("old runs and ticks were removed from the ledger", "runs", pruned.Runs, "ticks", pruned.Ticks)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-days.C:
+		}
+	}
 }
 
 // watch starts the alerts. What the desk cannot tell is logged.

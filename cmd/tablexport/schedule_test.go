@@ -36,3 +36,15 @@ func TestSchedule(t *testing.T) {
 		t.Errorf("%s", log)
 	}
 }
+
+// Old history is counted and removed from the command line; weeks that others need are not.
+func TestPruneCommand(t *testing.T) {
+	w := newWorld(t, simulator.Options{})
+	w.mustWith(exitOK, testToken, "tokens", "stage", "bi/reader", "--activate")
+	w.must(exitOK, "run", "orders")
+	contains(t, w.must(exitOK, "schedule", "prune", "--dry-run").out, "0 run(s) and 0 tick(s) from before", "would be removed; the ledger takes")
+	contains(t, w.must(exitOK, "schedule", "prune", "--older-than", "90d", "--json").out, `"runs":0`, `"dryRun":false`)
+	contains(t, w.must(exitUsage, "schedule", "prune", "--older-than", "30d").err, "35d is the least")
+	contains(t, w.must(exitUsage, "schedule", "prune", "--older-than", "long ago").err, "write it like 90d")
+	contains(t, w.must(exitOK, "runs").out, "orders")
+}

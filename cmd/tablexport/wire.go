@@ -424,7 +424,11 @@ func (a *app) runner(ctx context.Context, names []string) (*jobs.Runner, error) 
 	if err != nil {
 		return nil, err
 	}
-	r := &jobs.Runner{Keeper: keeper, Audit: log, Ledger: runs, Instances: map[string]jobs.Instance{}, Bucket: a.bucket,
+	owner, err := a.owner(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r := &jobs.Runner{Keeper: keeper, Audit: log, Ledger: runs, Instances: map[string]jobs.Instance{}, Bucket: a.bucket, Owner: owner,
 		Logger: a.logger(), Actor: actor(), Engine: "tablexport/" + buildVersion(), SweepAge: 24 * time.Hour}
 	for _, name := range names {
 		instance := a.cfg.Jobs[name].Instance
@@ -433,6 +437,20 @@ func (a *app) runner(ctx context.Context, names []string) (*jobs.Runner, error) 
 		}
 	}
 	return r, nil
+}
+
+// owner names the state directory in leases on datasets. The host is in it, so that a copied state directory is another owner.
+func (a *app) owner(ctx context.Context) (string, error) {
+	runs, err := a.ledger(ctx)
+	if err != nil {
+		return "", err
+	}
+	name, err := runs.Identity(ctx)
+	if err != nil {
+		return "", err
+	}
+	host, _, _ := strings.Cut(jobs.Process(), ":")
+	return name + "@" + host, nil
 }
 
 // located places the problems of a plan in the configuration file.

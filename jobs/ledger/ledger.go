@@ -9,6 +9,7 @@ package ledger
 
 import (
 	"context"
+	"crypto/rand"
 	"database/sql"
 	"embed"
 	"errors"
@@ -247,6 +248,17 @@ func (l *Ledger) Get(ctx context.Context, id string) (Run, error) {
 		return Run{}, fmt.Errorf("%w: %s", ErrNotFound, id)
 	}
 	return runs[0], nil
+}
+
+// Identity is a word that tells this ledger from all others, the same at every call. It is lost with the file; a copy of the file has it too.
+func (l *Ledger) Identity(ctx context.Context) (name string, err error) {
+	if _, err := l.db.ExecContext(ctx, `INSERT INTO identity (one, name) VALUES (1, ?) ON CONFLICT DO NOTHING`, rand.Text()); err != nil {
+		return "", l.fail("name the state directory", err)
+	}
+	if err := l.db.QueryRowContext(ctx, `SELECT name FROM identity`).Scan(&name); err != nil {
+		return "", l.fail("name the state directory", err)
+	}
+	return name, nil
 }
 
 // Path is the file's.

@@ -204,7 +204,7 @@ func TestOlderFile(t *testing.T) {
 	must(t, l.Close())
 	db, err := sql.Open("sqlite", path)
 	must(t, err)
-	for _, name := range []string{"00004_figures.sql", "00003_alerts.sql", "00002_clock.sql"} {
+	for _, name := range []string{"00005_identity.sql", "00004_figures.sql", "00003_alerts.sql", "00002_clock.sql"} {
 		down, err := os.ReadFile(filepath.Join("migrations", name))
 		must(t, err)
 		_, undo, _ := strings.Cut(string(down), "-- +goose Down")

@@ -194,13 +194,14 @@ var (
 	descRequests  = desc("requests_total", "Answers of an instance by status; code 0 = there was none.", "erp", "code")
 	descWaited    = desc("request_wait_seconds_total", "How long requests have waited for the limits of an instance.", "erp")
 	descInFlight  = desc("requests_in_flight", "Requests under way, by instance.", "erp")
+	descLedger    = desc("ledger_size_bytes", "What the ledger takes on disk.")
 	descUp        = desc("clock_up", "1 if the clock answers.")
 )
 
 // Describe implements prometheus.Collector.
 func (n *now) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descPublished, descFresh, descRows, descFailed, descNext, descPaused, descWaiting, descRunning, descParked,
-		descBreaker, descRequests, descWaited, descInFlight, descUp} {
+		descBreaker, descRequests, descWaited, descInFlight, descLedger, descUp} {
 		ch <- d
 	}
 }
@@ -217,6 +218,7 @@ func (n *now) Collect(ch chan<- prometheus.Metric) {
 	if err != nil {
 		return
 	}
+	gauge(descLedger, float64(n.source.Ledger.Size()))
 	latest, lerr := n.source.Ledger.Latest(ctx)
 	clocks, cerr := n.source.Ledger.Clocks(ctx)
 	waiting := map[string]int{}
