@@ -32,6 +32,7 @@ type Config struct {
 	Reports     Reports             `yaml:"reports" jsonschema_description:"What tablexport serve reports on a schedule."`
 	Audit       Audit               `yaml:"audit" jsonschema_description:"What becomes of the audit log: signed checkpoints, retention."`
 	Alerts      Alerts              `yaml:"alerts" jsonschema_description:"Who is told what, by tablexport serve."`
+	Telemetry   Telemetry           `yaml:"telemetry" jsonschema_description:"What other systems are told of runs: traces, lineage."`
 	Serve       Serve               `yaml:"serve" jsonschema_description:"The long-running program: tablexport serve."`
 
 	// Path is the file that the configuration was read from; Dir its directory, which relative paths start at.

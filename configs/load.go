@@ -155,6 +155,7 @@ func (c *Config) applyDefaults() {
 		setDefault(&k.Path, "audit-checkpoints")
 	}
 	c.alertDefaults()
+	c.Telemetry.defaults()
 	c.Serve.defaults()
 	setDefault(&c.Policy.Mode, "enforce")
 	setDefault(&c.Policy.MaxLifeDays, 400)

@@ -48,6 +48,7 @@ func (v *validator) validate() {
 	v.reports()
 	v.serve()
 	v.alerts()
+	v.telemetry()
 }
 
 // oneOf reports a choice that was not made, or made more than once.

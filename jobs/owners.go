@@ -13,6 +13,7 @@ import (
 	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/apache/arrow/go/v17/arrow/array"
 	"github.com/apache/arrow/go/v17/arrow/memory"
+	"go.opentelemetry.io/otel/attribute"
 
 	"github.com/tablexport/tablexport/odata"
 	"github.com/tablexport/tablexport/odata/edm"
@@ -242,7 +243,17 @@ func (x *run) proven(ctx context.Context, session *odata.Session, q odata.Query,
 
 // provenScan is proven for who needs the scan itself; it is nil if it could not be started. What q.Inspect says of a record comes behind what the
 // scope says.
-func (x *run) provenScan(ctx context.Context, session *odata.Session, q odata.Query, p *prover, write func(scope.Checked) error) (*odata.Scan, error) {
+func (x *run) provenScan(ctx context.Context, session *odata.Session, q odata.Query, p *prover, write func(scope.Checked) error) (scan *odata.Scan, err error) {
+	ctx, end := x.spans.span(ctx, "scan "+q.Table.Name, attribute.Int("tablexport.attempt", q.Attempt), attribute.Int("tablexport.columns", len(q.Select)))
+	defer func() {
+		if scan == nil {
+			end(err)
+			return
+		}
+		ev := scan.Evidence()
+		end(err, attribute.Int64("tablexport.rows", ev.Rows), attribute.Int64("tablexport.pages", ev.Pages), attribute.Int64("tablexport.requests", ev.Requests),
+			attribute.Int64("tablexport.bytes", ev.Bytes), attribute.String("tablexport.paging", ev.Paging))
+	}()
 	t := x.newTester(session, p, write)
 	defer t.release()
 	further := q.Inspect
@@ -256,7 +267,7 @@ func (x *run) provenScan(ctx context.Context, session *odata.Session, q odata.Qu
 	if x.LowMemory {
 		q.Ahead = -1
 	}
-	scan, err := session.Scan(q)
+	scan, err = session.Scan(q)
 	if err != nil {
 		return nil, err
 	}
@@ -537,7 +548,7 @@ func chunks(plan *OwnerPlan, keys []string) iter.Seq2[filter.Bound, error] {
 // newSampleTester tests a few rows of a plan, outside of a run. It does not read the owner tables: it knows no owner, so that settle asks for those of the
 // rows that came, by their keys.
 func newSampleTester(plan *Plan, session *odata.Session) (*tester, error) {
-	x := &run{Runner: &Runner{}, plan: plan, log: slog.New(slog.DiscardHandler)}
+	x := &run{Runner: &Runner{}, plan: plan, log: slog.New(slog.DiscardHandler), spans: newSpans(nil)}
 	p, err := knowsNobody("", plan.Scope, plan.Owners)
 	if err != nil {
 		return nil, err

@@ -14,6 +14,8 @@ import (
 
 	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/google/uuid"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/tablexport/tablexport/export"
 	"github.com/tablexport/tablexport/export/delta"
@@ -55,6 +57,9 @@ type Runner struct {
 	// Owner names the state directory in the leases on datasets, which keep two of them from refreshing one dataset at once. "": runs take no lease.
 	Owner string
 	Lease time.Duration // how long this process may be silent before another takes a dataset from it (lease.DefaultTTL)
+
+	Tracer  trace.Tracer // of the runs' spans; nil: there are none
+	Observe func(News)   // is told of the begin and the end of every run, in the run's goroutine, which waits for it; may be nil
 }
 
 // Request asks for one run.
@@ -63,6 +68,7 @@ type Request struct {
 	AcceptSchema bool
 	LowMemory    bool           // smaller row groups, and nothing is read ahead: slower, for small machines
 	Progress     func(Progress) // called from the run's goroutines, one at a time, which wait for it; may be nil
+	Nominal      time.Time      // the tick that the run is for, for observers; zero: somebody has asked
 
 	// Of a job that goes by windows:
 	Cut      time.Time     // the instant that counts as now for which windows there are; zero: when the run begins
@@ -137,6 +143,7 @@ type run struct {
 	dataset *export.Dataset
 	target  string // address of the dataset
 	log     *slog.Logger
+	spans   *spans
 
 	mu     sync.Mutex // windows are read side by side
 	result Result
@@ -158,13 +165,15 @@ func (r *Runner) Run(ctx context.Context, req Request) (Result, error) {
 	if err != nil {
 		return Result{Job: req.Job.Name, Table: req.Job.Table, Version: -1}, &RunError{Job: req.Job.Name, Err: err}
 	}
-	x := &run{Runner: r, Request: req, id: id.String(), started: time.Now(), log: r.Logger}
+	x := &run{Runner: r, Request: req, id: id.String(), started: time.Now(), log: r.Logger, spans: newSpans(r.Tracer)}
 	if x.log == nil {
 		x.log = slog.New(slog.DiscardHandler)
 	}
 	x.log = x.log.With("job", req.Job.Name, "run", x.id)
 	x.result = Result{Job: req.Job.Name, RunID: x.id, Table: req.Job.Table, Version: -1}
+	ctx, end := x.begin(ctx)
 	err = x.all(ctx)
+	end(err)
 	x.result.Seconds = time.Since(x.started).Seconds()
 	if err != nil {
 		return x.result, &RunError{Job: req.Job.Name, RunID: x.id, Err: err}
@@ -180,6 +189,7 @@ func (x *run) all(ctx context.Context) error {
 	if err := x.Ledger.Start(ctx, line); err != nil {
 		return errors.Join(openErr, stopped(ctx, err))
 	}
+	x.tell(News{Began: true, At: x.started})
 	err := openErr
 	if err == nil {
 		err = x.guarded(func() error { return x.holding(ctx, x.leased) })
@@ -196,6 +206,7 @@ func (x *run) all(ctx context.Context) error {
 			err = &PublishedError{Version: line.Version, Err: ferr}
 		}
 	}
+	x.tell(x.ended(line.Ended, err))
 	return err
 }
 
@@ -271,7 +282,9 @@ func (x *run) holding(ctx context.Context, do func(context.Context) error) (err 
 		return do(ctx)
 	}
 	gone := func(process string) bool { return !Alive(process) }
+	_, end := x.spans.span(ctx, "lease dataset") // the lease outlives its span
 	x.hold, err = x.dataset.Lease(ctx, lease.Options{Owner: x.Owner, Process: Process(), Job: x.Job.Name, Run: x.id, TTL: x.Lease, Gone: gone, Logger: x.log})
+	end(err)
 	if err != nil {
 		return err
 	}
@@ -294,8 +307,10 @@ func (x *run) leased(ctx context.Context) (err error) {
 	if !ok {
 		return &PlanError{Job: x.Job.Name, Problems: []FieldProblem{{Field: "instance", Text: "there is no instance " + x.Job.Instance}}}
 	}
-	x.lease, err = x.Keeper.Lease(ctx, secrets.LeaseRequest{Name: instance.Token, Instance: instance.Name, Host: instance.Client.Host(),
+	borrowing, end := x.spans.span(ctx, "borrow token")
+	x.lease, err = x.Keeper.Lease(borrowing, secrets.LeaseRequest{Name: instance.Token, Instance: instance.Name, Host: instance.Client.Host(),
 		Purpose: "run", Job: x.Job.Name, RunID: x.id, Use: instance.Use})
+	end(err)
 	if err != nil {
 		return err
 	}
@@ -310,14 +325,7 @@ func (x *run) leased(ctx context.Context) (err error) {
 		}
 	}()
 	session := instance.Client.Open(x.lease)
-	model, err := session.Metadata(ctx)
-	if err != nil {
-		return err
-	}
-	if x.plan, err = NewPlan(x.Job, model); err != nil {
-		return err
-	}
-	if err := x.underContract(ctx, model); err != nil {
+	if err := x.planned(ctx, session); err != nil {
 		return err
 	}
 	if x.plan.Windowed != nil {
@@ -327,6 +335,20 @@ func (x *run) leased(ctx context.Context) (err error) {
 		return x.changes(ctx, session)
 	}
 	return x.whole(ctx, session)
+}
+
+// planned asks the instance for its tables, and plans.
+func (x *run) planned(ctx context.Context, session *odata.Session) (err error) {
+	ctx, end := x.spans.span(ctx, "plan")
+	defer func() { end(err) }()
+	model, err := session.Metadata(ctx)
+	if err != nil {
+		return err
+	}
+	if x.plan, err = NewPlan(x.Job, model); err != nil {
+		return err
+	}
+	return x.underContract(ctx, model)
 }
 
 // whole reads the whole table, until a scan is proven complete.
@@ -477,7 +499,9 @@ func (x *run) publish(ctx context.Context, refresh *export.Refresh, ev evidence.
 	if _, err := x.Audit.Append(ctx, x.entry("publish", audit.Started, ev.Rows, detail)); err != nil {
 		return fmt.Errorf("not published: %w", unaudited(err))
 	}
-	commit, err := refresh.Commit(ctx)
+	committing, end := x.spans.span(ctx, "commit", attribute.Int64("tablexport.rows", ev.Rows))
+	commit, err := refresh.Commit(committing)
+	end(err, attribute.Int64("tablexport.version", commit.Version))
 	if err != nil {
 		detail["class"] = string(Classify(stopped(ctx, err)))
 		if as[*delta.Unresolved](err) {
@@ -517,6 +541,8 @@ func (x *run) committed(c export.Commit, stamp scope.Stamp) {
 
 // sweep removes what crashed runs left behind. It never fails a run.
 func (x *run) sweep(ctx context.Context) {
+	ctx, end := x.spans.span(ctx, "sweep")
+	defer end(nil)
 	age := x.SweepAge
 	if age <= 0 {
 		age = 24 * time.Hour

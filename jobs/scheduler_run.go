@@ -124,6 +124,7 @@ func (s *Scheduler) start(runs context.Context, o *order, now time.Time) error {
 		req = *o.request
 		req.Job = e.Job
 	}
+	req.Nominal = o.tick.At
 	shown, first := req.Progress, sync.Once{}
 	req.Progress = func(p Progress) {
 		first.Do(func() { s.named(ctx, o, p.RunID) })

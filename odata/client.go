@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/sony/gobreaker/v2"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 	"golang.org/x/time/rate"
 
 	"github.com/tablexport/tablexport/odata/edm"
@@ -40,6 +42,7 @@ type Options struct {
 	Encoding          Encoding // of answers on the wire (auto)
 	UserAgent         string   // ("tablexport")
 	Logger            *slog.Logger
+	Tracer            trace.Tracer      // of the requests' spans; nil: there are none
 	Transport         http.RoundTripper // tests only; nil = the real one
 
 	ConnectTimeout time.Duration // dial and TLS handshake, each (10 s)
@@ -81,6 +84,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Tracer == nil {
+		o.Tracer = noop.NewTracerProvider().Tracer("")
 	}
 	def(&o.ConnectTimeout, 10*time.Second)
 	def(&o.HeaderTimeout, 5*time.Minute)

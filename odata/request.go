@@ -299,7 +299,9 @@ func (s *Session) fingerprint(c *call) string {
 }
 
 // exchange is one request and its answer.
-func (s *Session) exchange(outer context.Context, c *call) error {
+func (s *Session) exchange(outer context.Context, c *call) (err error) {
+	outer, seen := s.span(outer, c)
+	defer func() { seen.end(err) }()
 	ctx, cancel := context.WithCancelCause(outer)
 	defer cancel(nil)
 	if c.start != nil {
@@ -322,6 +324,7 @@ func (s *Session) exchange(outer context.Context, c *call) error {
 		return s.broken(outer, ctx, c, err)
 	}
 	s.c.counters.answered(resp.StatusCode, time.Since(asked))
+	seen.answered(resp.StatusCode)
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		return s.refused(c, resp, secret, cancel)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/url"
 	"sync"
+	"sync/atomic"
 
 	"github.com/tablexport/tablexport/odata/edm"
 )
@@ -17,6 +18,7 @@ type Session struct {
 	c        *Client
 	auth     Authorizer
 	renewing sync.Mutex
+	spans    atomic.Int64 // that were begun
 }
 
 // Sizes beyond which small answers are refused.

@@ -2,6 +2,7 @@
 //
 //	go run ./.ci/bench             whole runs: memory by table size, page size and columns; start-up and plan; a refresh by changes
 //	go run ./.ci/bench -compare    the same work by DuckDB and by a naive program, and the stations of the road
+//	go run ./.ci/bench -idle       `serve` with 1,000 scheduled jobs of which none is due
 //	go run ./.ci/bench -check      the short form: ratios against the recorded ones, as CI does it
 //	go run ./.ci/bench -record     all of it, and 50 million rows; writes recorded.json
 //
@@ -28,12 +29,12 @@ import (
 
 // options are the flags.
 type options struct {
-	compare, check, record bool
-	sizes                  string
-	page, rounds           int
-	rows, wide             int64
-	out, recorded          string
-	keep                   string
+	compare, check, record, idle bool
+	sizes                        string
+	page, rounds                 int
+	rows, wide                   int64
+	out, recorded                string
+	keep                         string
 }
 
 func main() {
@@ -44,6 +45,7 @@ func main() {
 	flag.BoolVar(&o.compare, "compare", false, "compare with DuckDB and the naive program")
 	flag.BoolVar(&o.check, "check", false, "the short form: fail when a ratio is more than 15 % worse than the recorded one")
 	flag.BoolVar(&o.record, "record", false, "measure everything and write the file of recorded ratios")
+	flag.BoolVar(&o.idle, "idle", false, "only watch the serving program with 1,000 jobs")
 	flag.StringVar(&o.sizes, "rows", "1000000,10000000", "table sizes of the whole runs, comma-separated")
 	flag.IntVar(&o.page, "page", 10_000, "rows of a page")
 	flag.IntVar(&o.rounds, "rounds", 5, "rounds of a comparison")
@@ -72,6 +74,7 @@ type report struct {
 	Comparisons []comparison       `json:"comparisons,omitempty"`
 	Runs        []wholeRun         `json:"runs,omitempty"`
 	Small       map[string]cost    `json:"small,omitempty"` // start-up and plan
+	Idle        *idleServe         `json:"idle,omitempty"`
 }
 
 // tools are the programs that were built.
@@ -96,6 +99,8 @@ func bench(o options) error {
 	switch {
 	case o.check:
 		return t.checkShort(ctx, o.recorded)
+	case o.idle:
+		err = t.idle(ctx, &r)
 	case o.compare:
 		err = t.compareAll(ctx, o, &r)
 	case o.record:
@@ -106,6 +111,9 @@ func bench(o options) error {
 	default:
 		if err = t.wholeRuns(ctx, o, &r); err == nil {
 			err = changes(t.tablexport, filepath.Join(dir, "changes"), 1_000_000, o.page)
+		}
+		if err == nil {
+			err = t.idle(ctx, &r)
 		}
 	}
 	if o.out != "" && (err == nil || as[missed](err)) {
@@ -125,7 +133,7 @@ func (t tools) recordAll(ctx context.Context, o options, r *report) (err error) 
 	}
 	o.sizes += ",50000000"
 	var all missed
-	for _, part := range []func(context.Context, options, *report) error{t.compareAll, t.wholeRuns} {
+	for _, part := range []func(context.Context, options, *report) error{t.compareAll, t.wholeRuns, func(ctx context.Context, _ options, r *report) error { return t.idle(ctx, r) }} {
 		var m missed
 		if err := part(ctx, o, r); errors.As(err, &m) {
 			all = append(all, m...)

@@ -107,7 +107,7 @@ func (g *globals) serve(ctx context.Context) error {
 	d.scheduler = jobs.NewScheduler(l, d.log, agenda)
 	d.scheduler.Drain = a.cfg.Serve.Drain.Or(0)
 	d.scheduler.Observe = d.observe
-	source := status.Source{Ledger: l, Version: buildVersion(), Now: d.now, Closing: d.closing.Load, Alerts: d.alerts, Tokens: d.tokens,
+	source := status.Source{Ledger: l, Version: buildVersion(), Now: d.now, Closing: d.closing.Load, Alerts: d.alerts, Tokens: d.tokens, Told: a.counts.bySort,
 		Dataset: func(ctx context.Context, job string) (*export.Dataset, error) { return d.current().dataset(ctx, job) }}
 	d.metrics = status.NewMetrics(source)
 	d.metrics.Reloaded(true)
@@ -303,8 +303,12 @@ func (a *app) successor() (*app, error) {
 	if next.stateDir() != a.stateDir() {
 		return nil, usagef("the state directory cannot change while the program runs")
 	}
-	for name, i := range a.instances {
-		if reflect.DeepEqual(a.cfg.Instances[name], next.cfg.Instances[name]) && a.cfg.Environment == next.cfg.Environment {
+	same := reflect.DeepEqual(a.cfg.Telemetry, next.cfg.Telemetry)
+	if same {
+		next.tells = a.tells
+	}
+	for name, i := range a.instances { // a client has its tracer for life
+		if same && reflect.DeepEqual(a.cfg.Instances[name], next.cfg.Instances[name]) && a.cfg.Environment == next.cfg.Environment {
 			next.instances[name] = i
 		}
 	}
@@ -320,6 +324,9 @@ func (a *app) discard(other *app) {
 	}
 	if a.log == other.log {
 		a.log = nil
+	}
+	if a.tells == other.tells {
+		a.tells = nil
 	}
 	a.closeParts()
 }

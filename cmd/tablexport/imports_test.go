@@ -43,7 +43,9 @@ var layers = []struct {
 	{"jobs/alert", nil},
 	{"jobs/window", nil},
 	{"jobs/gate", nil},
-	{"jobs/status", []string{"jobs/gate", "jobs/ledger", "jobs/schedule", "export", "odata/evidence"}},
+	{"jobs/lineage", nil},
+	{"jobs/tracing", nil},
+	{"jobs/status", []string{"jobs/gate", "jobs/ledger", "jobs/schedule", "export", "export/delta", "export/lease", "odata/evidence"}},
 	{"jobs", []string{"odata", "odata/edm", "odata/evidence", "odata/extsort", "odata/filter", "odata/scope", "export", "export/delta", "export/lease", "export/parquet", "export/sets",
 		"export/store", "secrets", "secrets/audit", "jobs/…"}},
 	{"cmd/…", []string{"…"}},
@@ -76,6 +78,8 @@ var homes = []struct {
 	{"github.com/pressly/goose", []string{"jobs/ledger"}},
 	{"github.com/prometheus", []string{"jobs/status"}},
 	{"github.com/coreos/go-oidc", []string{"jobs/gate"}},
+	{"go.opentelemetry.io/otel/sdk", []string{"jobs/tracing"}},
+	{"go.opentelemetry.io/otel/exporters", []string{"jobs/tracing"}},
 	{"github.com/spf13/cobra", []string{"cmd/…"}},
 }
 

@@ -153,6 +153,7 @@ func meaning(err error) (jobs.Class, int) {
 	err = first(err)
 	var usage *usageError
 	var problems configs.Problems
+	var problem *configs.Problem
 	var damaged *damagedError
 	var broken *brokenAuditError
 	var unproven *unprovenError
@@ -169,7 +170,7 @@ func meaning(err error) (jobs.Class, int) {
 		return jobs.Credential, exitCredential
 	case errors.As(err, &damaged), errors.As(err, &broken):
 		return jobs.Data, exitData
-	case errors.As(err, &problems), errors.As(err, &unusable):
+	case errors.As(err, &problems), errors.As(err, &problem), errors.As(err, &unusable):
 		return jobs.Config, exitConfig
 	}
 	class := jobs.Classify(err)
@@ -201,6 +202,7 @@ type globals struct {
 	verbose bool
 	quiet   bool
 	warned  sync.Once // about the state directory
+	counts  counts    // of spans and lineage events
 }
 
 // report prints an error for a person, or as one JSON object with --json, and returns the exit code.

@@ -47,6 +47,7 @@ type app struct {
 	keeps     *secrets.Keeper
 	instances map[string]jobs.Instance
 	buckets   map[string]store.Bucket
+	tells     *telemetry
 }
 
 // open loads and checks the configuration.
@@ -117,6 +118,12 @@ func (a *app) closeParts() {
 	if a.vault != nil {
 		_ = a.vault.Close()
 	}
+	if a.tells != nil {
+		a.tells.end()
+		if spans, events := a.counts.lost.Load(), a.counts.undelivered.Load(); a.slog == nil && spans+events > 0 { // the daemon logs it
+			a.warn(fmt.Sprintf("%d span(s) and %d lineage event(s) could not be sent; --verbose says why", spans, events))
+		}
+	}
 	if a.runs != nil {
 		_ = a.runs.Close()
 	}
@@ -186,7 +193,11 @@ func (a *app) ledger(ctx context.Context) (*ledger.Ledger, error) {
 		if err != nil {
 			return nil, err
 		}
-		if _, err := l.Interrupt(ctx, jobs.Alive); err != nil {
+		dead, err := l.Interrupt(ctx, jobs.Alive)
+		if err == nil {
+			err = a.interrupted(dead)
+		}
+		if err != nil {
 			return nil, errors.Join(err, l.Close())
 		}
 		a.runs = l
@@ -265,8 +276,12 @@ func (a *app) instance(name string) (jobs.Instance, error) {
 	if !ok {
 		return jobs.Instance{}, usagef("there is no instance %q in %s; %s", name, a.config, a.cfg.SuggestInstance(name))
 	}
+	tracer, err := a.tracer()
+	if err != nil {
+		return jobs.Instance{}, err
+	}
 	client, err := odata.NewClient(odata.Options{
-		Name: name, URL: c.URL, TableAPI: c.TableAPI, Sandbox: a.cfg.Environment == configs.Sandbox, CAFile: a.cfg.Resolve(c.CAFile),
+		Name: name, Tracer: tracer, URL: c.URL, TableAPI: c.TableAPI, Sandbox: a.cfg.Environment == configs.Sandbox, CAFile: a.cfg.Resolve(c.CAFile),
 		Concurrency: c.Concurrency, RequestsPerMinute: c.RequestsPerMinute, Encoding: odata.Encoding(c.Encoding), UserAgent: "tablexport/" + buildVersion(), Logger: a.logger(),
 		ConnectTimeout: c.Timeouts.Connect.Or(0), HeaderTimeout: c.Timeouts.Header.Or(0), IdleTimeout: c.Timeouts.Idle.Or(0),
 	})
@@ -430,6 +445,15 @@ func (a *app) runner(ctx context.Context, names []string) (*jobs.Runner, error) 
 	}
 	r := &jobs.Runner{Keeper: keeper, Audit: log, Ledger: runs, Instances: map[string]jobs.Instance{}, Bucket: a.bucket, Owner: owner,
 		Logger: a.logger(), Actor: actor(), Engine: "tablexport/" + buildVersion(), SweepAge: 24 * time.Hour}
+	if r.Observe, err = a.observer(); err != nil {
+		return nil, err
+	}
+	a.mu.Lock()
+	r.Tracer, err = a.tracer()
+	a.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
 	for _, name := range names {
 		instance := a.cfg.Jobs[name].Instance
 		if r.Instances[instance], err = a.instance(instance); err != nil {

@@ -37,7 +37,7 @@ var routesWanted = map[string]gate.Access{
 	"GET /{$}": gate.View, "GET /jobs/{job}": gate.View, "GET /jobs/{job}/dataset": gate.View, "GET /runs": gate.View, "GET /runs/{run}": gate.View, "GET /instances": gate.View,
 	"GET /": gate.View, "GET /metrics": gate.View, "GET /tokens": gate.Audit,
 	"GET /api/": gate.View, "GET /api/v1/openapi.json": gate.View, "GET /api/v1/jobs": gate.View, "GET /api/v1/jobs/{job}": gate.View, "GET /api/v1/runs": gate.View,
-	"GET /api/v1/runs/{run}": gate.View, "GET /api/v1/ticks": gate.View, "GET /api/v1/instances": gate.View, "GET /api/v1/alerts": gate.View,
+	"GET /api/v1/runs/{run}": gate.View, "GET /api/v1/ticks": gate.View, "GET /api/v1/instances": gate.View, "GET /api/v1/alerts": gate.View, "GET /api/v1/jobs/{job}/dataset": gate.View, "GET /api/v1/tokens": gate.Audit,
 	"POST /api/v1/jobs/{job}/pause": gate.Operate, "POST /api/v1/jobs/{job}/resume": gate.Operate, "POST /api/v1/jobs/{job}/run": gate.Operate, "POST /api/v1/jobs/{job}/cancel": gate.Operate,
 }
 

@@ -18,7 +18,8 @@ import (
 // api answers programs: everything that the pages show, as JSON, and what can be asked of jobs.
 type api struct {
 	Source
-	log *slog.Logger
+	log    *slog.Logger
+	stores *stores
 }
 
 // RunView is a run with its evidence as an object and its steps. Keys of rows are left out of the evidence.
@@ -51,6 +52,10 @@ type (
 	AlertsAnswer struct {
 		Alerts []Alert `json:"alerts"`
 	}
+	// TokensAnswer is GET /api/v1/tokens.
+	TokensAnswer struct {
+		Tokens []Token `json:"tokens"`
+	}
 	// ErrorAnswer is every answer that is not 200.
 	ErrorAnswer struct {
 		Error string `json:"error"`
@@ -62,8 +67,8 @@ func (a *api) routes(mux *gate.Mux) {
 		w.Header().Set("Content-Type", "application/json; charset=utf-8")
 		_, _ = w.Write(openAPI()) // the reader is gone, or it has got it
 	})
-	route := func(path string, get func(*http.Request) (any, error)) {
-		mux.HandleFunc(gate.View, "GET /api/v1"+path, func(w http.ResponseWriter, r *http.Request) {
+	guarded := func(who gate.Access, path string, get func(*http.Request) (any, error)) {
+		mux.HandleFunc(who, "GET /api/v1"+path, func(w http.ResponseWriter, r *http.Request) {
 			v, err := get(r)
 			if err != nil {
 				a.fail(w, r, err)
@@ -72,11 +77,25 @@ func (a *api) routes(mux *gate.Mux) {
 			answer(w, http.StatusOK, v)
 		})
 	}
+	route := func(path string, get func(*http.Request) (any, error)) { guarded(gate.View, path, get) }
 	route("/jobs", func(r *http.Request) (any, error) {
 		views, err := a.views(r.Context())
 		return JobsAnswer{some(views)}, err
 	})
 	route("/jobs/{job}", func(r *http.Request) (any, error) { return a.view(r.Context(), r.PathValue("job")) })
+	route("/jobs/{job}/dataset", func(r *http.Request) (any, error) { return a.stores.published(r.Context(), r.PathValue("job")) })
+	guarded(gate.Audit, "/tokens", func(r *http.Request) (any, error) {
+		if a.Tokens == nil {
+			return TokensAnswer{some[Token](nil)}, nil
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), storeWait)
+		defer cancel()
+		all, err := a.Tokens(ctx)
+		for i := range all {
+			all[i].Jobs, all[i].Uses = some(all[i].Jobs), some(all[i].Uses)
+		}
+		return TokensAnswer{some(all)}, err
+	})
 	route("/runs", a.runs)
 	route("/runs/{run}", a.run)
 	route("/ticks", func(r *http.Request) (any, error) {

@@ -39,21 +39,23 @@ const (
 	heatLabel = 76
 )
 
-// heatWait bounds how long a page waits for the store.
-const heatWait = 10 * time.Second
+const (
+	storeWait = 15 * time.Second // bounds how long a page waits for the store
+	storeKeep = 10 * time.Second // how old what a page shows of a store may be
+)
 
 // windows reads the dataset's log for the windows of a job that goes by periods; nil for others.
 func (p *pages) windows(ctx context.Context, j Job) *heatMap {
 	if j.Every == "" || p.Dataset == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, heatWait)
-	defer cancel()
-	d, err := p.Dataset(ctx, j.Name)
-	var windows []export.Window
-	if err == nil {
-		windows, err = d.Windows(ctx)
-	}
+	windows, err := p.stores.windows.get(ctx, j.Name, func(ctx context.Context) ([]export.Window, error) {
+		d, err := p.Dataset(ctx, j.Name)
+		if err != nil {
+			return nil, err
+		}
+		return d.Windows(ctx)
+	})
 	if err != nil {
 		p.log.Warn("the windows could not be shown", "job", j.Name, "error", err)
 		return &heatMap{Every: j.Every, Trouble: "The store cannot be read at the moment; the log says why."}

@@ -63,6 +63,9 @@ type Source struct {
 	Dataset func(ctx context.Context, job string) (*export.Dataset, error) // an unknown job is an error
 	Tokens  func(ctx context.Context) ([]Token, error)
 
+	// Told counts spans (ended, sent, lost) and lineage events (delivered, lost) since the program began.
+	Told func() (spans, events map[string]int64)
+
 	// Gate decides who may; nil: everybody on this machine may read.
 	Gate *gate.Gate
 	// Act does what a caller may ask for, and audits it; nil: nothing can be asked for. Its errors are ErrUnknown, ErrBusy, or of the
@@ -194,6 +197,8 @@ var (
 	descRequests  = desc("requests_total", "Answers of an instance by status; code 0 = there was none.", "erp", "code")
 	descWaited    = desc("request_wait_seconds_total", "How long requests have waited for the limits of an instance.", "erp")
 	descInFlight  = desc("requests_in_flight", "Requests under way, by instance.", "erp")
+	descSpans     = desc("trace_spans_total", "Spans of runs and requests by what became of them (ended, sent, lost).", "state")
+	descLineage   = desc("lineage_events_total", "OpenLineage events by what became of them (delivered, lost).", "result")
 	descLedger    = desc("ledger_size_bytes", "What the ledger takes on disk.")
 	descUp        = desc("clock_up", "1 if the clock answers.")
 )
@@ -201,7 +206,7 @@ var (
 // Describe implements prometheus.Collector.
 func (n *now) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descPublished, descFresh, descRows, descFailed, descNext, descPaused, descWaiting, descRunning, descParked,
-		descBreaker, descRequests, descWaited, descInFlight, descLedger, descUp} {
+		descBreaker, descRequests, descWaited, descInFlight, descLedger, descSpans, descLineage, descUp} {
 		ch <- d
 	}
 }
@@ -217,6 +222,15 @@ func (n *now) Collect(ch chan<- prometheus.Metric) {
 	gauge(descUp, truth(err == nil))
 	if err != nil {
 		return
+	}
+	if n.source.Told != nil {
+		spans, events := n.source.Told()
+		for state, count := range spans {
+			ch <- prometheus.MustNewConstMetric(descSpans, prometheus.CounterValue, float64(count), state)
+		}
+		for result, count := range events {
+			ch <- prometheus.MustNewConstMetric(descLineage, prometheus.CounterValue, float64(count), result)
+		}
 	}
 	gauge(descLedger, float64(n.source.Ledger.Size()))
 	latest, lerr := n.source.Ledger.Latest(ctx)

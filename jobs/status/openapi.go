@@ -16,7 +16,7 @@ var openAPI = sync.OnceValue(func() []byte {
 	r := jsonschema.Reflector{DoNotReference: true, AllowAdditionalProperties: true, Anonymous: true}
 	schemas := object{}
 	for name, v := range map[string]any{"Jobs": JobsAnswer{}, "Job": JobView{}, "Runs": RunsAnswer{}, "Run": RunView{}, "Ticks": TicksAnswer{},
-		"Instances": InstancesAnswer{}, "Alerts": AlertsAnswer{}, "OrderBody": OrderBody{}, "Order": OrderAnswer{}, "Error": ErrorAnswer{}} {
+		"Instances": InstancesAnswer{}, "Alerts": AlertsAnswer{}, "Tokens": TokensAnswer{}, "Dataset": DatasetView{}, "OrderBody": OrderBody{}, "Order": OrderAnswer{}, "Error": ErrorAnswer{}} {
 		s := r.Reflect(v)
 		s.Version = ""
 		schemas[name] = s
@@ -66,10 +66,12 @@ var openAPI = sync.OnceValue(func() []byte {
 			"/jobs/{job}/pause": post("pause"), "/jobs/{job}/resume": post("resume"), "/jobs/{job}/run": post("run"), "/jobs/{job}/cancel": post("cancel"),
 			"/runs": get("runs", "Runs, newest first.", "Runs", job, limit, param("query", "state", "Only in this state.", object{"type": "string", "enum": []string{"running", "succeeded", "failed", "canceled", "interrupted"}}),
 				param("query", "before", "Only older than this run: the before of the page before.", text)),
-			"/runs/{run}": get("run", "One run, with its steps and evidence.", "Run", param("path", "run", "Its id.", text)),
-			"/ticks":      get("ticks", "What became of ticks, newest first.", "Ticks", job, limit),
-			"/instances":  get("instances", "Every instance, and where it is.", "Instances"),
-			"/alerts":     get("alerts", "Alerts that are not over.", "Alerts"),
+			"/runs/{run}":         get("run", "One run, with its steps and evidence.", "Run", param("path", "run", "Its id.", text)),
+			"/ticks":              get("ticks", "What became of ticks, newest first.", "Ticks", job, limit),
+			"/instances":          get("instances", "Every instance, and where it is.", "Instances"),
+			"/jobs/{job}/dataset": get("dataset", "What a job has published: columns, versions, and who refreshes it now. Some seconds old at most.", "Dataset", param("path", "job", "Its name.", text)),
+			"/tokens":             get("tokens", "Every version of every token, with who uses it; nothing of its value. For the roles auditor and admin.", "Tokens"),
+			"/alerts":             get("alerts", "Alerts that are not over.", "Alerts"),
 		},
 		"security": []object{{}, {"bearer": []string{}}, {"certificate": []string{}}},
 		"components": object{"schemas": schemas, "securitySchemes": object{
@@ -95,16 +97,21 @@ type Alert struct {
 
 // Token is a version of a token as it is shown; nothing of its value.
 type Token struct {
-	Name, State, Fingerprint, Bound string
-	Version                         int
-	Created, Expires                time.Time // Expires may be zero: not known
-	Owner, Scopes                   string
-	Jobs                            []string   // of this configuration, that borrow it
-	Uses                            []TokenUse // of this version, newest first
+	Name        string     `json:"token"`
+	Version     int        `json:"version"`
+	State       string     `json:"state"`
+	Fingerprint string     `json:"fingerprint"`
+	Bound       string     `json:"bound"` // instance, host and environment
+	Created     time.Time  `json:"created"`
+	Expires     time.Time  `json:"expires,omitzero"` // absent: not known
+	Owner       string     `json:"owner,omitempty"`
+	Scopes      string     `json:"scopes,omitempty"`
+	Jobs        []string   `json:"jobs"` // of this configuration, that borrow it
+	Uses        []TokenUse `json:"uses"` // of this version, newest first
 }
 
 // TokenUse is when a place (a state directory of an account on a machine) has used a token last.
 type TokenUse struct {
-	Place string
-	Last  time.Time
+	Place string    `json:"place"`
+	Last  time.Time `json:"last"`
 }

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/tablexport/tablexport/export"
+	"github.com/tablexport/tablexport/export/delta"
+	"github.com/tablexport/tablexport/export/lease"
 	"github.com/tablexport/tablexport/jobs/gate"
 	"github.com/tablexport/tablexport/jobs/ledger"
 	"github.com/tablexport/tablexport/odata/evidence"
@@ -84,7 +86,8 @@ type link struct {
 // pages answers with pages for people.
 type pages struct {
 	Source
-	log *slog.Logger
+	log    *slog.Logger
+	stores *stores
 }
 
 func (p *pages) routes(mux *gate.Mux) {
@@ -400,51 +403,108 @@ func facts(text string) []fact {
 	return out
 }
 
-type column struct {
-	Name, Type, Comment string
-	Nullable            bool
+// stores is what pages and API show of datasets.
+type stores struct {
+	Source
+	windows  memo[[]export.Window]
+	datasets memo[DatasetView]
+}
+
+func newStores(s Source) *stores {
+	return &stores{Source: s, windows: memo[[]export.Window]{keep: storeKeep, wait: storeWait, most: 500}, datasets: memo[DatasetView]{keep: storeKeep, wait: storeWait, most: 100}}
+}
+
+// DatasetView is a dataset as it is published.
+type DatasetView struct {
+	Job      string           `json:"job"`
+	Location string           `json:"location"`
+	Version  int64            `json:"version"` // -1: nothing was published yet
+	Columns  []ColumnView     `json:"columns"`
+	Versions []export.Version `json:"versions"` // the newest 20, newest first
+	Leases   []lease.Claim    `json:"leases"`   // of whoever refreshes it now
+
+	snippets []fact
+}
+
+// ColumnView is a column with its description from the table model.
+type ColumnView struct {
+	Name     string `json:"name"`
+	Type     string `json:"type"`
+	Nullable bool   `json:"nullable"`
+	Comment  string `json:"comment,omitempty"`
+}
+
+// published reads a job's dataset; an unknown job is errNone.
+func (s *stores) published(ctx context.Context, name string) (DatasetView, error) {
+	if _, err := s.view(ctx, name); err != nil {
+		return DatasetView{}, err
+	}
+	if s.Dataset == nil {
+		return DatasetView{}, errNone
+	}
+	return s.datasets.get(ctx, name, func(ctx context.Context) (DatasetView, error) { return s.read(ctx, name) })
+}
+
+func (s *stores) read(ctx context.Context, name string) (DatasetView, error) {
+	d, err := s.Dataset(ctx, name)
+	if err != nil {
+		return DatasetView{}, err
+	}
+	v := DatasetView{Job: name, Location: d.Location(), Version: -1, Columns: []ColumnView{}, Versions: []export.Version{}}
+	holders, err := d.LeaseHolders(ctx)
+	if err != nil {
+		return v, err
+	}
+	v.Leases = some(holders)
+	schema, err := d.Schema(ctx)
+	if errors.Is(err, delta.ErrNoVersion) {
+		return v, nil
+	}
+	if err != nil {
+		return v, err
+	}
+	for _, f := range schema.Fields() {
+		comment, _ := f.Metadata.GetValue("comment")
+		v.Columns = append(v.Columns, ColumnView{f.Name, f.Type.String(), f.Nullable, comment})
+	}
+	history, err := d.History(ctx, 20)
+	if err != nil {
+		return v, err
+	}
+	if v.Versions = some(history); len(history) > 0 {
+		v.Version = history[0].Version
+	}
+	for i := range v.Versions {
+		if e := v.Versions[i].Evidence; e != nil { // keys of rows are left out
+			without := *e
+			without.FirstKey, without.LastKey, without.KeyColumns = "", "", some(without.KeyColumns)
+			v.Versions[i].Evidence = &without
+		}
+	}
+	all, err := d.Snippets(ctx)
+	for _, s := range all {
+		v.snippets = append(v.snippets, fact{s.Tool, s.Text})
+	}
+	return v, err
 }
 
 func (p *pages) dataset(w http.ResponseWriter, r *http.Request) {
 	name := r.PathValue("job")
-	_, err := p.view(r.Context(), name)
-	if p.Dataset == nil {
-		err = errNone
-	}
-	var d *export.Dataset
-	if err == nil {
-		d, err = p.Dataset(r.Context(), name)
-	}
-	if err != nil {
+	v, err := p.stores.published(r.Context(), name)
+	body := struct {
+		DatasetView
+		Trouble  string
+		Snippets []fact
+	}{DatasetView: v, Snippets: v.snippets}
+	switch {
+	case errors.Is(err, errNone), errors.Is(err, ErrUnknown):
 		p.trouble(w, r, err)
 		return
-	}
-	body := struct {
-		Job, Location, Trouble string
-		Columns                []column
-		Versions               []export.Version
-		Snippets               []fact
-	}{Job: name, Location: d.Location()}
-	ctx, cancel := context.WithTimeout(r.Context(), 20*time.Second)
-	defer cancel()
-	schema, err := d.Schema(ctx)
-	if err == nil {
-		for _, f := range schema.Fields() {
-			comment, _ := f.Metadata.GetValue("comment")
-			body.Columns = append(body.Columns, column{f.Name, f.Type.String(), comment, f.Nullable})
-		}
-		body.Versions, err = d.History(ctx, 20)
-	}
-	if err == nil {
-		var all []export.Snippet
-		all, err = d.Snippets(ctx)
-		for _, s := range all {
-			body.Snippets = append(body.Snippets, fact{s.Tool, s.Text})
-		}
-	}
-	if err != nil {
+	case err != nil:
 		p.log.Warn("a dataset could not be shown", "job", name, "error", err)
-		body.Trouble = "Nothing was published yet, or the store cannot be read at the moment; the log says which."
+		body.Job, body.Trouble = name, "The store cannot be read at the moment; the log says why."
+	case v.Version < 0:
+		body.Trouble = "Nothing was published yet."
 	}
 	p.show(w, r, http.StatusOK, "dataset", "Dataset of "+name, body)
 }

@@ -31,8 +31,9 @@ func (s Source) mux(m *Metrics, log *slog.Logger) *gate.Mux {
 	if s.Events != nil {
 		mux.Handle(gate.Signed, "POST /events/lifecycle", s.Events)
 	}
-	(&pages{s, log}).routes(mux)
-	(&api{s, log}).routes(mux)
+	shown := newStores(s)
+	(&pages{s, log, shown}).routes(mux)
+	(&api{s, log, shown}).routes(mux)
 	return mux
 }
 

@@ -122,6 +122,9 @@ func full(t testing.TB) (*stage, *Metrics) {
 	s.run(t, "orders", at.Add(time.Hour), -1)
 	s.jobs["orders"] = Job{Name: "orders", Instance: "acme", FreshWithin: 26 * time.Hour, Next: at.AddDate(0, 0, 1), Waiting: 1}
 	s.instances["acme"] = Instance{Name: "acme", Running: 1, Runs: 2, Breaker: "half-open", InFlight: 1, Requests: map[int]int64{200: 9, 0: 1}, Waited: 1500 * time.Millisecond, Parked: at}
+	s.Told = func() (spans, events map[string]int64) {
+		return map[string]int64{"ended": 3, "sent": 2, "lost": 1}, map[string]int64{"delivered": 4, "lost": 0}
+	}
 	m := NewMetrics(s.Source)
 	m.RunEnded("orders", ledger.Succeeded, "", time.Minute, 7, 42, 4200)
 	m.RunEnded("orders", ledger.Failed, "data", time.Second, -1, 10, 0)
