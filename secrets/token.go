@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"runtime"
 	"sync"
 )
 
@@ -52,20 +53,25 @@ func NewToken(value []byte) (Token, error) {
 	return hold(bytes.Clone(value)), nil
 }
 
-// hold makes a Token of a value that nobody else keeps.
+// hold makes a Token of a value that nobody else keeps, and overwrites that one.
 func hold(value []byte) Token {
 	var mu sync.RWMutex
+	p := keep(value)
 	return Token{open: func(use func([]byte)) {
 		if use == nil { // wipe
 			mu.Lock()
 			defer mu.Unlock()
-			clear(value)
-			value = nil
+			p.wipe()
 			return
 		}
 		mu.RLock()
 		defer mu.RUnlock()
-		use(value)
+		if len(p.value) == 0 {
+			use(nil)
+			return
+		}
+		use(p.value)
+		runtime.KeepAlive(p) // the page must not go while somebody reads it
 	}}
 }
 

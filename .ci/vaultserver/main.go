@@ -32,6 +32,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	jwt "github.com/hashicorp/vault-plugin-auth-jwt"
+	kubernetes "github.com/hashicorp/vault-plugin-auth-kubernetes"
 	kv "github.com/hashicorp/vault-plugin-secrets-kv"
 	"github.com/hashicorp/vault/audit"
 	"github.com/hashicorp/vault/builtin/credential/approle"
@@ -224,7 +225,7 @@ func mount(ctx context.Context, core *vault.Core, rootToken string) error {
 }
 
 // methods are the auth methods that are compiled in.
-var methods = map[string]logical.Factory{"approle": approle.Factory, "cert": certauth.Factory, "jwt": jwt.Factory}
+var methods = map[string]logical.Factory{"approle": approle.Factory, "cert": certauth.Factory, "jwt": jwt.Factory, "kubernetes": kubernetes.Factory}
 
 // builtins tells the plugin catalogue which backends are compiled in. Each is given to the core as a factory, so the
 // catalogue never builds one itself.

@@ -256,31 +256,107 @@ func TestCertificateLogin(t *testing.T) {
 	}
 }
 
-// Kubernetes cannot be had here: what is sent is what Vault documents, and the token is read anew at every login.
-func TestKubernetesLogin(t *testing.T) {
-	var asked []map[string]string
-	vault := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != "/v1/auth/kubernetes/login" || r.Method != http.MethodPut {
-			w.WriteHeader(http.StatusForbidden)
+// cluster is the API server of a Kubernetes cluster, as far as Vault asks it: whose token is this (TokenReview)?
+type cluster struct {
+	*httptest.Server
+	mu       sync.Mutex
+	accounts map[string]string // token → "namespace:name"
+	reviewer string            // whose token may ask
+}
+
+func newCluster(t testing.TB) *cluster {
+	c := &cluster{accounts: map[string]string{}, reviewer: "reviewer"}
+	c.Server = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var review struct {
+			Spec struct {
+				Token     string   `json:"token"`
+				Audiences []string `json:"audiences"`
+			} `json:"spec"`
+		}
+		if r.URL.Path != "/apis/authentication.k8s.io/v1/tokenreviews" || r.Header.Get("Authorization") != "Bearer "+c.reviewer || json.NewDecoder(r.Body).Decode(&review) != nil {
+			http.Error(w, `{"kind":"Status","status":"Failure","reason":"Forbidden","code":403}`, http.StatusForbidden)
 			return
 		}
-		var body map[string]string
-		_ = json.NewDecoder(r.Body).Decode(&body)
-		asked = append(asked, body)
-		_, _ = fmt.Fprint(w, `{"auth":{"client_token":"hvs.x","accessor":"a","lease_duration":0}}`)
+		c.mu.Lock()
+		account, known := c.accounts[review.Spec.Token]
+		c.mu.Unlock()
+		status := map[string]any{"authenticated": known}
+		if known {
+			status["user"] = map[string]any{"username": "system:serviceaccount:" + account, "uid": "uid-" + account, "groups": []string{"system:serviceaccounts"}}
+			status["audiences"] = review.Spec.Audiences
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(map[string]any{"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "status": status})
 	}))
-	defer vault.Close()
-	file := writeFile(t, "jwt-1")
-	v := open(t, Options{Address: vault.URL, Auth: Auth{Kubernetes: &Kubernetes{Role: "bi", File: file}}})
-	if _, err := v.List(t.Context()); !errors.Is(err, secrets.ErrPermission) {
-		t.Errorf("%v", err)
-	}
-	if err := os.WriteFile(file, []byte("jwt-2"), 0o600); err != nil {
+	t.Cleanup(c.Close)
+	return c
+}
+
+// project makes a service account's token, as the kubelet projects it into a pod.
+func (c *cluster) project(t testing.TB, key *rsa.PrivateKey, namespace, name string, life time.Duration) string {
+	t.Helper()
+	now := time.Now()
+	token := signJWT(t, key, map[string]any{"iss": "https://kubernetes.default.svc", "sub": "system:serviceaccount:" + namespace + ":" + name, "aud": []string{"vault"},
+		"iat": now.Unix(), "nbf": now.Add(-time.Minute).Unix(), "exp": now.Add(life).Unix(), "jti": fmt.Sprint(now.UnixNano()),
+		"kubernetes.io": map[string]any{"namespace": namespace, "serviceaccount": map[string]any{"name": name, "uid": "uid-" + namespace + ":" + name}}})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.accounts[token] = namespace + ":" + name
+	return token
+}
+
+// The real Kubernetes method, in front of an API server that reviews tokens: the pod's account is let in, the kubelet replaces the token and the next login
+// takes the new one, and an account of another name or namespace, a token that the cluster does not know, one that has expired and an unknown role are refused, without
+// a word of the token.
+func TestKubernetesLogin(t *testing.T) {
+	server := vaultserver.Start(t)
+	mount, auth := server.NewMount(t), server.NewAuth(t, "kubernetes")
+	c := newCluster(t)
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Certificate().Raw})
+	server.Call(t, http.MethodPost, "auth/"+auth+"/config", map[string]any{"kubernetes_host": c.URL, "kubernetes_ca_cert": string(ca), "token_reviewer_jwt": c.reviewer, "disable_local_ca_jwt": true})
+	server.Call(t, http.MethodPost, "auth/"+auth+"/role/bi", map[string]any{"bound_service_account_names": "tablexport", "bound_service_account_namespaces": "bi", "audience": "vault",
+		"token_policies": []string{server.NewPolicy(t, policy(t, "tablexport-rotate", mount))}, "token_num_uses": 4})
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
 		t.Fatal(err)
 	}
-	_, _ = v.List(t.Context())
-	if len(asked) < 2 || asked[0]["jwt"] != "jwt-1" || asked[0]["role"] != "bi" || asked[len(asked)-1]["jwt"] != "jwt-2" {
-		t.Errorf("asked: %v", asked)
+	file := writeFile(t, c.project(t, key, "bi", "tablexport", time.Hour))
+	opts := Options{Address: server.Address, Mount: mount, Auth: Auth{Kubernetes: &Kubernetes{Role: "bi", File: file, Mount: auth}}}
+	v := open(t, opts)
+	stage(t, v, "bi/x")
+
+	stranger, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	for what, token := range map[string]string{
+		"another account":   c.project(t, key, "bi", "other", time.Hour),
+		"another namespace": c.project(t, key, "default", "tablexport", time.Hour),
+		"expired":           c.project(t, key, "bi", "tablexport", -time.Hour),
+		"unknown": signJWT(t, stranger, map[string]any{"iss": "https://kubernetes.default.svc", "sub": "system:serviceaccount:bi:tablexport", "aud": []string{"vault"}, "exp": now.Add(time.Hour).Unix(),
+			"iat": now.Unix(), "kubernetes.io": map[string]any{"namespace": "bi", "serviceaccount": map[string]any{"name": "tablexport", "uid": "u"}}}),
+		"no token": "not-a-jwt",
+	} {
+		refused := opts
+		refused.Auth.Kubernetes = &Kubernetes{Role: "bi", File: writeFile(t, token), Mount: auth}
+		if _, err := open(t, refused).List(t.Context()); !errors.Is(err, secrets.ErrPermission) && !errors.Is(err, secrets.ErrUnavailable) || strings.Contains(fmt.Sprint(err), token) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	norole := opts
+	norole.Auth.Kubernetes = &Kubernetes{Role: "other", File: file, Mount: auth}
+	if _, err := open(t, norole).List(t.Context()); err == nil {
+		t.Error("an unknown role was accepted")
+	}
+
+	if err := os.WriteFile(file, []byte(c.project(t, key, "bi", "tablexport", time.Hour)), 0o600); err != nil { // the kubelet's rotation
+		t.Fatal(err)
+	}
+	for range 6 { // its uses end
+		if _, err := v.Versions(t.Context(), "bi/x"); err != nil {
+			t.Fatalf("with the new file: %v", err)
+		}
 	}
 }
 
