@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -76,7 +77,10 @@ func run(ctx context.Context, args []string, io stdio) int {
 	g := &globals{stdio: stdio{io.in, out, io.err}}
 	root := newRoot(g)
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	err := noTokenIn(args)
+	if err == nil {
+		err = root.ExecuteContext(ctx)
+	}
 	if err == nil {
 		err = out.failure()
 	}
@@ -86,6 +90,20 @@ func run(ctx context.Context, args []string, io stdio) int {
 	// A command line that could not be read to its end still says whether a machine is listening.
 	g.json = g.json || slices.Contains(args, "--json")
 	return g.report(err)
+}
+
+// satText is what a service access token of ERP.net looks like.
+var satText = regexp.MustCompile(`enrt_[A-Za-z0-9_-]{16,}`)
+
+// noTokenIn refuses a command line with a token in it, and does not repeat it: errors name what was given.
+func noTokenIn(args []string) error {
+	for i, arg := range args {
+		if satText.MatchString(arg) {
+			return usagef("argument %d looks like a token, and a command line is no place for one: every account of this machine can read it, and the shell keeps it; "+
+				"replace that token, and pipe the new one in: tablexport tokens stage NAME < token.txt", i+1)
+		}
+	}
+	return nil
 }
 
 // output is standard output, and remembers its first error: a result that did not reach its reader is no success.

@@ -193,3 +193,19 @@ func TestVaultErrorsAreNotRepeated(t *testing.T) {
 		})
 	}
 }
+
+// A token on the command line is refused by every command, before anything else, and not repeated.
+func TestTokenOnTheCommandLine(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, simulator.Options{}).stage()
+	for _, args := range [][]string{
+		{"tokens", "stage", canaryToken}, {"tokens", "stage", "bi/reader", "--from", canaryToken}, {"run", canaryToken}, {canaryToken}, {"--" + canaryToken}, {"run", "shop", "--config=" + canaryToken},
+		{"plan", "Bearer " + canaryToken}, {"check", "--json", canaryToken},
+	} {
+		got := w.do(args...)
+		if got.code != exitUsage || !strings.Contains(got.err, "looks like a token") || strings.Contains(got.out+got.err, canaryToken[:fragment]) {
+			t.Errorf("%d: %s", len(args), got)
+		}
+	}
+	w.holdsNo(canaryToken)
+}

@@ -171,7 +171,7 @@ func (w *world) doWith(ctx context.Context, in string, args ...string) invocatio
 	i := invoke(ctx, in, append([]string{"-c", w.config}, args...)...)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	fmt.Fprintf(&w.said, "$ %s\n%s\n", strings.Join(args, " "), i)
+	fmt.Fprintf(&w.said, "$ %s\n%s\n", satText.ReplaceAllString(strings.Join(args, " "), "…"), i) // what a test has typed is not what the program says
 	return i
 }
 
