@@ -228,3 +228,13 @@ func TestStaticHeader(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// An exchange that cannot be audited is of no use to anybody: no request goes out with what it brought.
+func TestExchangeIsAudited(t *testing.T) {
+	_, lease, f, _ := identity(t, []string{"read"}, nil)
+	_ = f.log.Close()
+	req := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "http://localhost/x", nil)
+	if err := lease.Authorize(t.Context(), req); !errors.Is(err, secrets.ErrAudit) || len(req.Header) > 0 {
+		t.Errorf("%v, %d headers", err, len(req.Header))
+	}
+}
