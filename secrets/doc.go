@@ -10,5 +10,7 @@
 // A [Policy] says what a token must be like to be lent. What is known of a token beside its value ([Attributes]) and which places use it ([PlaceUse]) stand in the vault,
 // where every machine sees them. [Keeper.Rotate] takes a token from one version to the next.
 //
+// Values are kept on pages of their own outside of Go's heap, which are neither swapped nor dumped (memory.go says what that covers and what not).
+//
 // Drivers: hashivault (HashiCorp Vault KV v2), filevault (an age-encrypted file), memvault (tests). Each passes secretstest.
 package secrets

@@ -1,13 +1,28 @@
 package main
 
 import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
+	"io"
+	"log"
+	"math/big"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/tablexport/tablexport/jobs/gate/gatetest"
 	"github.com/tablexport/tablexport/odata/simulator"
 )
 
@@ -119,3 +134,84 @@ func TestNoDowngrade(t *testing.T) {
 	}
 	w.holdsNo(testToken)
 }
+
+// A certificate that has expired, is not yet good, is of another host or of an authority nobody knows, of the instance and of the vault: no token is sent, nothing is
+// published, and the error says what is wrong with it.
+func TestBadCertificates(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	for name, c := range map[string]struct {
+		from, to time.Time
+		host     string
+		known    bool
+		want     string
+	}{
+		"expired":           {now.Add(-48 * time.Hour), now.Add(-time.Hour), "127.0.0.1", true, "certificate has expired or is not yet valid"},
+		"not yet good":      {now.Add(time.Hour), now.Add(48 * time.Hour), "127.0.0.1", true, "certificate has expired or is not yet valid"},
+		"another host":      {now.Add(-time.Hour), now.Add(time.Hour), "erp.elsewhere.example", true, "certificate"},
+		"another authority": {now.Add(-time.Hour), now.Add(time.Hour), "127.0.0.1", false, "certificate"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			authority, other := gatetest.NewAuthority(t, "acme"), gatetest.NewAuthority(t, "other")
+			key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+			if err != nil {
+				t.Fatal(err)
+			}
+			template := &x509.Certificate{SerialNumber: big.NewInt(7), NotBefore: c.from, NotAfter: c.to, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
+			if ip := net.ParseIP(c.host); ip != nil {
+				template.IPAddresses = []net.IP{ip}
+			} else {
+				template.DNSNames = []string{c.host}
+			}
+			der, err := x509.CreateCertificate(rand.Reader, template, authority.Cert, &key.PublicKey, authority.Signer())
+			if err != nil {
+				t.Fatal(err)
+			}
+			w := newWorld(t, simulator.Options{})
+			var asked atomic.Int64
+			front := httptest.NewUnstartedServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { asked.Add(1); w.server.ServeHTTP(rw, r) }))
+			good := authority.Issue(t, "127.0.0.1", now.Add(time.Hour), x509.ExtKeyUsageServerAuth)
+			shown := atomic.Pointer[tls.Certificate]{}
+			shown.Store(&good)
+			front.TLS = &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+				return &tls.Config{Certificates: []tls.Certificate{*shown.Load()}, MinVersion: tls.VersionTLS12}, nil
+			}}
+			front.Config.ErrorLog = log.New(io.Discard, "", 0)
+			front.StartTLS()
+			defer front.Close()
+			ca := authority.WriteCA(t, filepath.Join(w.dir, "ca.crt"))
+			w.edit(fmt.Sprintf("url: %q,", w.address), fmt.Sprintf("url: %q, ca_file: %s,", front.URL, ca))
+			w.mustWith(exitOK, testToken, "tokens", "stage", "bi/reader", "--activate")
+			shown.Store(&tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key})
+			if !c.known {
+				other.WriteCA(t, ca)
+			}
+			asked.Store(0)
+			for _, args := range [][]string{{"run", "shop"}, {"check", "--online"}, {"tokens", "verify", "bi/reader", "1"}, {"tokens", "report"}} {
+				got := w.do(append(args, "-v")...)
+				if got.code == exitOK || !strings.Contains(got.out+got.err, c.want) {
+					t.Errorf("%v: %s", args, got)
+				}
+			}
+			contains(t, w.doWith(t.Context(), nextToken, "tokens", "stage", "bi/reader").err, "was not staged", c.want)
+			if asked.Load() > 0 {
+				t.Errorf("%d requests came through", asked.Load())
+			}
+			// The vault too.
+			w.edit("secrets: {file: {path: ./secrets.age}}", fmt.Sprintf("secrets: {vault: {address: %q, ca_file: %s, auth: {token_file: ./token}}}", front.URL, ca))
+			w.write("token", canaryVaultToken)
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			if got := w.doWith(ctx, "", "tokens", "list"); got.code == exitOK || asked.Load() > 0 {
+				t.Errorf("%s, %d requests", got, asked.Load())
+			}
+			if err := os.Remove(filepath.Join(w.dir, "token")); err != nil {
+				t.Fatal(err)
+			}
+			w.holdsNo(testToken, canaryVaultToken)
+		})
+	}
+}
+
+const canaryVaultToken = "hvs.CANARY0123456789abcdefVAULT"

@@ -189,6 +189,9 @@ type Authority struct {
 	key  *ecdsa.PrivateKey
 }
 
+// Signer signs what Issue does not make: certificates that are wrong in some other way.
+func (a *Authority) Signer() crypto.Signer { return a.key }
+
 // NewAuthority makes one.
 func NewAuthority(t testing.TB, name string) *Authority {
 	t.Helper()
