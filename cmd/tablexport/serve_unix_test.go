@@ -28,10 +28,10 @@ type served struct {
 }
 
 // serve starts the program and waits until it says where it listens.
-func (w *world) serve() *served {
+func (w *world) serve(flags ...string) *served {
 	w.t.Helper()
 	s := &served{t: w.t, log: &buffer{}, done: make(chan struct{})}
-	s.cmd = exec.CommandContext(w.t.Context(), os.Args[0], "-c", w.config, "serve")
+	s.cmd = exec.CommandContext(w.t.Context(), os.Args[0], append([]string{"-c", w.config, "serve"}, flags...)...)
 	s.cmd.Env = append(os.Environ(), "TABLEXPORT_TEST_AS_PROGRAM=1")
 	s.cmd.Stderr = s.log
 	if err := s.cmd.Start(); err != nil {
@@ -98,7 +98,13 @@ func (s *served) end(sig os.Signal) int {
 // missed makes the program believe that it has not run since a while.
 func (w *world) missed(job, spec string, since time.Time) {
 	w.t.Helper()
-	l, err := ledger.Open(w.t.Context(), filepath.Join(w.dir, ".tablexport", "ledger.db"))
+	w.missedIn(filepath.Join(w.dir, ".tablexport"), job, spec, since)
+}
+
+// missedIn is missed of another state directory.
+func (w *world) missedIn(state, job, spec string, since time.Time) {
+	w.t.Helper()
+	l, err := ledger.Open(w.t.Context(), filepath.Join(state, "ledger.db"))
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -42,6 +42,7 @@ type Emitter struct {
 	mu     sync.RWMutex // Emit against Close
 	closed bool
 	lost   atomic.Int64
+	left   atomic.Bool // Close has given up: what is still to come is counted
 }
 
 // New starts an emitter.
@@ -104,6 +105,7 @@ func (e *Emitter) Close(ctx context.Context) {
 	case <-e.over:
 	case <-ctx.Done():
 		e.client.CloseIdleConnections()
+		e.left.Store(true)
 		for range len(e.queue) + 1 { // and the one that is on its way
 			e.lost.Add(1)
 			e.o.Done(false)
@@ -118,6 +120,9 @@ func (e *Emitter) deliver() {
 		body, err := event.encode(e.o.Namespace)
 		if err == nil {
 			err = e.send(body)
+		}
+		if e.left.Load() {
+			return
 		}
 		if err != nil {
 			e.lose(event, err)
