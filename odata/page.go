@@ -6,6 +6,8 @@ import (
 	"errors"
 	"io"
 	"net/url"
+	"sync/atomic"
+	"time"
 
 	"github.com/apache/arrow/go/v17/arrow"
 )
@@ -21,6 +23,9 @@ type intake struct {
 	limit     int64           // rows held at most
 	link      bool            // asked for by a next link, whose text is the server's
 	resumable bool            // what came before a cut can be used, since the pass can go on from any row
+
+	hangup  func()      // ends the answer; nil behind its end
+	stalled atomic.Bool // it was ended by us
 
 	answer   answer
 	cut      bool // ended by a failure, but what came can be used
@@ -58,7 +63,9 @@ func (p *pass) ask(ctx context.Context, u *url.URL, pg *intake) error {
 	c := call{table: p.scan.q.Table.Name, url: u, want: wantJSON, link: pg.link, traffic: &p.scan.traffic, transfer: &came}
 	c.other = codings.begin(&p.pace)
 	c.start = pg.reset
+	c.answered = func(hangup func()) { pg.hangup = hangup }
 	c.read = func(r io.Reader) (err error) {
+		defer func() { pg.hangup = nil }()
 		pg.answer, err = p.dec.decode(r, p.position(), pg.take)
 		return err
 	}
@@ -101,6 +108,10 @@ func (p *pass) resume(ctx context.Context, pg *intake, cause error) error {
 	}
 	pg.cut = true
 	p.scan.ev.Pages++
+	if pg.stalled.Load() {
+		p.patience.reset()
+		return nil // nothing is wrong with the server: the rows behind are asked for when there is room for them
+	}
 	p.scan.traffic.retries++
 	if pg.fresh >= int64(p.scan.q.PageSize) {
 		p.patience.reset()
@@ -117,7 +128,11 @@ func (p *pass) resume(ctx context.Context, pg *intake, cause error) error {
 // reset begins the answer anew.
 func (pg *intake) reset() {
 	pg.drop()
-	*pg = intake{p: pg.p, ctx: pg.ctx, seam: pg.seam, overlap: pg.overlap, limit: pg.limit, link: pg.link, resumable: pg.resumable, key: pg.key, last: bytes.Clone(pg.seam), sequence: pg.p.sequence}
+	pg.stalled.Store(false)
+	pg.answer, pg.cut, pg.seamSeen, pg.rows, pg.fresh, pg.handed = answer{}, false, false, 0, 0, false
+	pg.held, pg.heldRows, pg.heldBytes, pg.digests, pg.bag, pg.sequence = nil, 0, 0, nil, bag{}, pg.p.sequence
+	pg.aside, pg.asideBytes, pg.outside, pg.accepted, pg.duplicates = nil, 0, 0, 0, 0
+	pg.last, pg.firstText, pg.lastText, pg.whole, pg.tail = bytes.Clone(pg.seam), "", "", bag{}, nil
 }
 
 func (pg *intake) drop() {
@@ -320,9 +335,20 @@ func (pg *intake) flush() error {
 	return nil
 }
 
+// stallTime is how long an answer may wait for room for its rows. Servers end connections on which nobody reads, after a minute or more, and hold a license slot until
+// then; so we end it first, and go on behind the last row when there is room.
+const stallTime = 20 * time.Second
+
 func (pg *intake) hand(rec arrow.Record) error {
 	defer rec.Release()
 	pg.handed = true
+	if hangup := pg.hangup; hangup != nil && pg.resumable {
+		stall := time.AfterFunc(stallTime, func() {
+			pg.stalled.Store(true)
+			hangup()
+		})
+		defer stall.Stop()
+	}
 	belongs := pg.p.scan.q.Belongs
 	if belongs == nil {
 		return pg.give(rec)

@@ -77,6 +77,9 @@ type call struct {
 
 	secret *string // what went out with the last try, to be kept out of what the server says; never nil inside do
 
+	// answered, if set, is called when an answer begins. hangup ends that as a cut would, for a reader that cannot go on for now; any goroutine may call it.
+	answered func(hangup func())
+
 	other    bool      // ask for the content coding that is not the chosen one
 	transfer *transfer // if set, how the answer came
 }
@@ -325,6 +328,9 @@ func (s *Session) exchange(outer context.Context, c *call) (err error) {
 	}
 	s.c.counters.answered(resp.StatusCode, time.Since(asked))
 	seen.answered(resp.StatusCode)
+	if c.answered != nil {
+		c.answered(func() { cancel(errStalled) })
+	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		return s.refused(c, resp, secret, cancel)
@@ -403,7 +409,7 @@ func (s *Session) broken(outer, ctx context.Context, c *call, err error) error {
 	if outer.Err() != nil {
 		return canceled(outer)
 	}
-	if cause := context.Cause(ctx); errors.Is(cause, errSilent) || errors.Is(cause, errNoHeader) {
+	if cause := context.Cause(ctx); errors.Is(cause, errSilent) || errors.Is(cause, errNoHeader) || errors.Is(cause, errStalled) {
 		err = cause
 	}
 	if problem := certificateProblem(err); problem != "" {

@@ -53,6 +53,7 @@ func newTransport(o *Options) (http.RoundTripper, error) {
 // The causes that end an exchange from inside.
 var (
 	errSilent   = errors.New("the answer fell silent")
+	errStalled  = errors.New("the answer was ended, because its rows were not taken for too long")
 	errNoHeader = errors.New("no answer came")
 )
 
@@ -247,7 +248,7 @@ func describe(err error) string {
 		net   net.Error
 	)
 	switch {
-	case errors.Is(err, errSilent), errors.Is(err, errNoHeader):
+	case errors.Is(err, errSilent), errors.Is(err, errNoHeader), errors.Is(err, errStalled):
 		return err.Error()
 	case errors.Is(err, errDry):
 		return errDry.Error()

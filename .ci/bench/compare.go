@@ -320,9 +320,12 @@ const (
 
 func (t tools) compareAll(ctx context.Context, o options, r *report) error {
 	names := programs
+	if o.programs != "" {
+		names = strings.Split(o.programs, ",")
+	}
 	if t.python == "" {
 		fmt.Println("DuckDB is left out: the readers are not installed (make servers)")
-		names = names[:len(names)-2]
+		names = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return strings.HasPrefix(name, "duckdb") })
 	}
 	var m missed
 	var err error

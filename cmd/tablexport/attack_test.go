@@ -169,8 +169,18 @@ func TestBadCertificates(t *testing.T) {
 				t.Fatal(err)
 			}
 			w := newWorld(t, simulator.Options{})
-			var asked atomic.Int64
-			front := httptest.NewUnstartedServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { asked.Add(1); w.server.ServeHTTP(rw, r) }))
+			var asked atomic.Int64 // over connections that began with the bad certificate
+			var bad atomic.Bool
+			type began struct{}
+			front := httptest.NewUnstartedServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+				if r.Context().Value(began{}) == true {
+					asked.Add(1)
+				}
+				w.server.ServeHTTP(rw, r)
+			}))
+			front.Config.ConnContext = func(ctx context.Context, _ net.Conn) context.Context {
+				return context.WithValue(ctx, began{}, bad.Load())
+			}
 			good := authority.Issue(t, "127.0.0.1", now.Add(time.Hour), x509.ExtKeyUsageServerAuth)
 			shown := atomic.Pointer[tls.Certificate]{}
 			shown.Store(&good)
@@ -187,7 +197,8 @@ func TestBadCertificates(t *testing.T) {
 			if !c.known {
 				other.WriteCA(t, ca)
 			}
-			asked.Store(0)
+			bad.Store(true)
+			front.CloseClientConnections()
 			for _, args := range [][]string{{"run", "shop"}, {"check", "--online"}, {"tokens", "verify", "bi/reader", "1"}, {"tokens", "report"}} {
 				got := w.do(append(args, "-v")...)
 				if got.code == exitOK || !strings.Contains(got.out+got.err, c.want) {
