@@ -85,6 +85,7 @@ type Phase string
 
 // The phases.
 const (
+	Waiting       Phase = "waiting to see whether another state directory still refreshes the dataset" // a minute at most
 	Preparing     Phase = "preparing"
 	ReadingOwners Phase = "reading owners"
 	Scanning      Phase = "reading"
@@ -283,7 +284,10 @@ func (x *run) holding(ctx context.Context, do func(context.Context) error) (err 
 	}
 	gone := func(process string) bool { return !Alive(process) }
 	_, end := x.spans.span(ctx, "lease dataset") // the lease outlives its span
-	x.hold, err = x.dataset.Lease(ctx, lease.Options{Owner: x.Owner, Process: Process(), Job: x.Job.Name, Run: x.id, TTL: x.Lease, Gone: gone, Logger: x.log})
+	x.hold, err = x.dataset.Lease(ctx, lease.Options{Owner: x.Owner, Process: Process(), Job: x.Job.Name, Run: x.id, TTL: x.Lease, Gone: gone, Logger: x.log,
+		Waiting: func(lease.Claim) {
+			x.progress(Progress{Phase: Waiting, Attempt: 1, Scan: odata.Progress{Expected: -1}})
+		}})
 	end(err)
 	if err != nil {
 		return err

@@ -120,6 +120,8 @@ type Options struct {
 	Floor func(context.Context) (int64, error)
 	// Gone reports that a process of the same owner has ended for certain; its claims are cleared away. nil: nobody has.
 	Gone func(process string) bool
+	// Waiting is told, once, of a claim that is waited for; nil: nobody is.
+	Waiting func(Claim)
 	// Logger may be nil.
 	Logger *slog.Logger
 }
@@ -207,6 +209,10 @@ func (l *Lease) say(chain []Claim) {
 	}
 	l.claim.Nonce = "told"
 	for _, c := range inTheWay(chain, l.o.Owner) {
+		if l.o.Waiting != nil {
+			l.o.Waiting(c)
+			l.o.Waiting = nil
+		}
 		l.log.Info("another state directory has a lease on the dataset; waiting to see whether it is alive", "dataset", l.name, "host", c.host(), "job", c.Job, "run", c.Run, "at most", c.ttl())
 	}
 }

@@ -125,7 +125,17 @@ func TestDeadHolder(t *testing.T) {
 			t.Error("the owner waited for itself")
 		}
 		must(t, kin.Release(t.Context()))
-		stranger := take(t, b, of("b"))
+		told := 0
+		waits := of("b")
+		waits.Waiting = func(c lease.Claim) {
+			if told++; c.Owner != "a" {
+				t.Errorf("waiting for %+v", c)
+			}
+		}
+		stranger := take(t, b, waits)
+		if told != 1 {
+			t.Errorf("told %d times", told)
+		}
 		if waited := time.Since(began); waited < time.Minute || waited > 70*time.Second {
 			t.Errorf("waited %s", waited)
 		}
