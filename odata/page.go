@@ -201,7 +201,7 @@ func (pg *intake) take(rec arrow.Record) error {
 // that it was made of. Where nothing is read ahead, memory is scarce.
 const (
 	maxHeld       = 20 << 20
-	maxHeldScarce = 6 << 20
+	maxHeldScarce = 4 << 20
 	recordScarce  = 1 << 20 // bytes of JSON
 )
 

@@ -9,7 +9,7 @@ import (
 // made: collecting it early costs next to nothing, and the default of 100 would cost memory. GOGC, where it is set, counts more.
 const (
 	gcPercent          = 50
-	gcPercentLowMemory = 15
+	gcPercentLowMemory = 10
 )
 
 // sparing sets how early garbage is collected, and returns what sets it back.

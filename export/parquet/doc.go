@@ -36,7 +36,7 @@ const (
 // The defaults of [Options] with LowMemory.
 const (
 	LowMemoryRowGroupRows  = 32_768
-	LowMemoryRowGroupBytes = 16 << 20
+	LowMemoryRowGroupBytes = 12 << 20
 )
 
 // The bounds of a page and of a dictionary.
@@ -47,7 +47,7 @@ const (
 	chunkBytes    = 4 << 20  // decoded bytes that go to the encoders at once, one row at least
 	dictBytes     = 4 << 20  // memory for the dictionary of one column in one row group
 	dictBytesAll  = 32 << 20 // memory for the dictionaries of all columns
-	dictBytesLow  = 8 << 20  // the same with LowMemory
+	dictBytesLow  = 5 << 20  // the same with LowMemory
 	dictTrial     = 8192     // values after which a dictionary must have paid
 	maxStatsBytes = 256      // a longer minimum or maximum is left out of the footer
 )
@@ -55,7 +55,7 @@ const (
 // Options bounds and describes a file. Zero values mean the defaults in parentheses.
 type Options struct {
 	RowGroupRows  int64             // rows of a row group at most (131,072; 32,768 with LowMemory)
-	RowGroupBytes int64             // decoded bytes of a row group at most (64 MiB; 16 MiB with LowMemory); the last chunk of rows may go beyond it
+	RowGroupBytes int64             // decoded bytes of a row group at most (64 MiB; 12 MiB with LowMemory); the last chunk of rows may go beyond it
 	LowMemory     bool              // smaller row groups and dictionaries: a third of the memory for a file larger by a sixth
 	ZstdLevel     int               // 1..4 of klauspost's levels (1)
 	Key           []string          // key columns: never dictionary-encoded
