@@ -95,7 +95,8 @@ func TestTwoServersOnOneDataset(t *testing.T) {
 		}
 	}
 	t.Logf("%d runs have read, %d were refused, %d ticks skipped", len(read), refused, skipped)
-	if len(read) == 0 || refused == 0 || skipped == 0 { // a run takes longer than the time in which a holder shows that it is alive
-		t.Error("nobody has read, or nobody was refused")
+	// A run takes longer than the time in which a holder shows that it is alive, so that on all but the slowest machine one is refused.
+	if len(read) == 0 || refused < skipped {
+		t.Errorf("%d runs have read, %d were refused, %d ticks skipped", len(read), refused, skipped)
 	}
 }
