@@ -16,7 +16,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -49,9 +49,11 @@ const (
 type Tracing struct {
 	provider *sdk.TracerProvider
 	o        Options
-	sent     atomic.Int64
-	ended    atomic.Int64
-	failed   atomic.Int64
+
+	mu     sync.Mutex
+	closed bool // what still comes back has been counted as lost
+	ended  int
+	told   int // of those ended, as sent or as lost
 }
 
 // New starts an exporter. It dials nothing before there are spans.
@@ -109,8 +111,12 @@ func (t *Tracing) Tracer() trace.Tracer {
 // Close sends what waits, until ctx ends; the rest is lost, and said to be.
 func (t *Tracing) Close(ctx context.Context) {
 	_ = t.provider.Shutdown(ctx) // what it could not send is missing in the count
-	if lost := t.ended.Load() - t.sent.Load() - t.failed.Load(); lost > 0 {
-		t.o.Count("lost", int(lost))
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.closed = true
+	if lost := t.ended - t.told; lost > 0 {
+		t.told = t.ended
+		t.o.Count("lost", lost)
 		t.o.Log.Warn("spans were not sent", "spans", lost)
 	}
 }
@@ -123,7 +129,9 @@ type counting struct {
 
 func (c *counting) OnEnd(s sdk.ReadOnlySpan) {
 	if s.SpanContext().IsSampled() {
-		c.t.ended.Add(1)
+		c.t.mu.Lock()
+		c.t.ended++
+		c.t.mu.Unlock()
 		c.t.o.Count("ended", 1)
 	}
 	c.SpanProcessor.OnEnd(s)
@@ -137,13 +145,17 @@ type watched struct {
 
 func (w *watched) ExportSpans(ctx context.Context, spans []sdk.ReadOnlySpan) error {
 	err := w.SpanExporter.ExportSpans(ctx, spans)
+	w.t.mu.Lock()
+	defer w.t.mu.Unlock()
+	if w.t.closed { // Shutdown does not wait for a request that is on its way when its time is up
+		return nil
+	}
+	w.t.told += len(spans)
 	if err != nil {
-		w.t.failed.Add(int64(len(spans)))
 		w.t.o.Count("lost", len(spans))
 		w.t.o.Log.Warn("spans were not sent", "spans", len(spans), "error", w.t.discreet(err))
 		return nil
 	}
-	w.t.sent.Add(int64(len(spans)))
 	w.t.o.Count("sent", len(spans))
 	return nil
 }
