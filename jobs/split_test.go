@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tablexport/tablexport/export"
 	"github.com/tablexport/tablexport/jobs"
 	"github.com/tablexport/tablexport/jobs/window"
 	"github.com/tablexport/tablexport/odata"
@@ -49,6 +50,36 @@ func TestLargeWindowsAreSplit(t *testing.T) {
 				}
 				if len(held) != 2 || most < c.pieces {
 					t.Errorf("%d windows, %d pieces at most", len(held), most)
+				}
+			}
+		})
+	}
+}
+
+// Windows are read side by side and in pieces, and again and again, and the dataset still has one file for each of them: pieces go on where the one before
+// has ended, and what is read again takes the old file's place.
+func TestManyWindowsAreFewFiles(t *testing.T) {
+	t.Parallel()
+	for name, separate := range map[string]bool{"one version": false, "a version for each window": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, simulator.Options{Rows: map[string]int64{lines: 4000}, Behavior: simulator.Behavior{Count: simulator.PathCount}})
+			j := windowed(t, "Required_Delivery_Date", window.PeriodMonth, "2022-01-01", "2023-12-31", 3)
+			j.Refresh.Split.Rows, j.Refresh.PerWindow, j.PageSize = 5, separate, 10
+			for _, now := range []string{"2023-12-10", "2023-12-11", "2023-12-12"} {
+				_, err := r.runAt(j, now)
+				must(t, err)
+				d := export.Open(r.files, j.Path)
+				s, err := d.Snapshot(t.Context())
+				must(t, err)
+				files, err := d.FilesAt(t.Context(), s.Version)
+				must(t, err)
+				rows, pieces := int64(0), 0
+				for _, w := range r.held(j) {
+					rows, pieces = rows+w.Rows, pieces+len(w.Evidence)
+				}
+				if len(files) != 24 || pieces < 3*24 || rows < 400 {
+					t.Errorf("%s: %d files of 24 windows, which were read in %d pieces of %d rows", now, len(files), pieces, rows)
 				}
 			}
 		})

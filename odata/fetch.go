@@ -47,7 +47,7 @@ type Fetch struct {
 
 // Fetch begins to ask for rows by their keys. Of q it uses Table, Select, Filter, Batch, Memory and Inspect.
 func (s *Session) Fetch(q Query) (*Fetch, error) {
-	if err := q.complete(); err != nil {
+	if err := s.complete(&q); err != nil {
 		return nil, err
 	}
 	if len(q.Table.Key) == 0 {

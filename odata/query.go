@@ -37,7 +37,7 @@ type Query struct {
 	PageSize int              // rows asked per request (10,000)
 	Batch    int              // rows of a record at most (2,048)
 	Attempt  int              // which scan of this query this is, for the evidence (1)
-	Memory   memory.Allocator // of the records, used again once they are released (nil); safe for concurrent use, since they are made and released on two goroutines
+	Memory   memory.Allocator // of the records, used again once they are released (nil: the session's); safe for concurrent use, since they are made and released on two goroutines
 	Ahead    int64            // bytes of decoded records that may wait for the loop body (16 MiB); negative: one record
 	// Inspect, if set, is called with every record of the first pass as it came, columns of Select only, before its rows are judged or
 	// dropped in any way; before is the number of rows that came before it. Its error is final and ends the scan. It is called from another
@@ -102,9 +102,6 @@ func (q *Query) complete() error {
 	}
 	if q.Ahead == 0 {
 		q.Ahead = ahead
-	}
-	if q.Memory == nil {
-		q.Memory = new(recycler)
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package odata
 
 import (
 	"math/bits"
+	"slices"
 	"sync"
 
 	"github.com/apache/arrow/go/v17/arrow/memory"
@@ -14,16 +15,23 @@ import (
 // Memory that is never given back (a record that nobody releases) is the collector's, as always. What has been given back must
 // not be looked at any more: a text that arrow's arrays return is a view into it. Under the race detector it is overwritten
 // at once, so that a test notices.
+//
+// What it keeps is what is used again: pieces of a class that were idle throughout a while are let go. Otherwise sizes that came
+// once would stay for good, until nothing but them was kept.
 type recycler struct {
-	mu   sync.Mutex
-	idle [12*4 + 1][][]byte // by class
-	held int                // bytes in idle
+	mu    sync.Mutex
+	idle  [recycleClasses][][]byte
+	least [recycleClasses]int // that were idle since the last trim
+	held  int                 // bytes in idle
+	freed int                 // bytes since the last trim
 }
 
 const (
-	recycleLeast = 1 << 10  // smaller pieces are not worth keeping
-	recycleMost  = 4 << 20  // nor is what only a huge value needs
-	recycleIdle  = 24 << 20 // bytes kept at most: about what a page and what is read ahead give back
+	recycleLeast   = 1 << 10  // smaller pieces are not worth keeping
+	recycleMost    = 4 << 20  // nor is what only a huge value needs
+	recycleIdle    = 24 << 20 // bytes kept at most: about what a page and what is read ahead give back
+	recycleTrim    = 48 << 20 // bytes given back between two trims: some pages
+	recycleClasses = 12*4 + 1
 )
 
 // fresh memory begins where arrow wants it to, and has no more capacity than what was asked for.
@@ -51,6 +59,7 @@ func (r *recycler) Allocate(size int) []byte {
 		b := list[len(list)-1]
 		list[len(list)-1] = nil
 		r.idle[class] = list[:len(list)-1]
+		r.least[class] = min(r.least[class], len(list)-1)
 		r.held -= room
 		r.mu.Unlock()
 		return b[:size]
@@ -87,8 +96,32 @@ func (r *recycler) Free(b []byte) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.freed += room; r.freed >= recycleTrim {
+		r.trim()
+	}
 	if r.held+room <= recycleIdle {
 		r.idle[class] = append(r.idle[class], b)
 		r.held += room
 	}
+}
+
+// trim lets go what was not used since the last time.
+func (r *recycler) trim() {
+	r.freed = 0
+	for class, list := range r.idle {
+		if n := r.least[class]; n > 0 {
+			r.held -= n * roomOf(class)
+			r.idle[class] = slices.Delete(list, 0, n)
+		}
+		r.least[class] = len(r.idle[class])
+	}
+}
+
+// roomOf are the bytes that a class holds.
+func roomOf(class int) int {
+	if class == 0 {
+		return recycleLeast
+	}
+	exp, parts := 10+(class-1)/4, (class-1)%4+1
+	return 1<<exp + parts<<(exp-2)
 }

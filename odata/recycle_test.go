@@ -21,6 +21,9 @@ func TestRecyclerClasses(t *testing.T) {
 			t.Fatalf("%d bytes are of class %d, its %d bytes of class %d with %d", size, class, room, again, same)
 		}
 		last = class
+		if roomOf(class) != room {
+			t.Fatalf("class %d holds %d bytes, roomOf says %d", class, room, roomOf(class))
+		}
 	}
 	if most := len(new(recycler).idle); last != most-1 {
 		t.Fatalf("the last class is %d of %d", last, most)
@@ -68,6 +71,31 @@ func TestRecycler(t *testing.T) {
 		if r.held < 0 || r.held > recycleIdle {
 			t.Fatalf("%d bytes are kept", r.held)
 		}
+	}
+}
+
+// What came once and never again is let go, and what is used all the time is kept.
+func TestRecyclerTrims(t *testing.T) {
+	r := new(recycler)
+	var once [][]byte
+	for size := 8 << 10; size <= 1<<20; size += size / 8 {
+		once = append(once, r.Allocate(size))
+	}
+	for _, b := range once {
+		r.Free(b)
+	}
+	held := r.held
+	const used = 300 << 10
+	for range 3 * recycleTrim / used {
+		r.Free(r.Allocate(used))
+	}
+	class, room := classOf(used)
+	if held < 8<<20 || r.held != room || len(r.idle[class]) != 1 {
+		t.Errorf("%d bytes were kept, and %d are, for what needs %d", held, r.held, room)
+	}
+	fresh := testing.AllocsPerRun(10, func() { r.Free(r.Allocate(used)) })
+	if fresh != 0 {
+		t.Errorf("what is used all the time takes new memory")
 	}
 }
 

@@ -19,6 +19,15 @@ type Session struct {
 	auth     Authorizer
 	renewing sync.Mutex
 	spans    atomic.Int64 // that were begun
+	memory   recycler     // of the records of its scans: with one for each, a run of many windows held one for each until its end
+}
+
+// complete checks q and fills in the defaults.
+func (s *Session) complete(q *Query) error {
+	if q.Memory == nil {
+		q.Memory = &s.memory
+	}
+	return q.complete()
 }
 
 // Sizes beyond which small answers are refused.
@@ -110,7 +119,7 @@ func (s *Session) Metadata(ctx context.Context) (*edm.Model, error) {
 
 // Count asks how many rows q would give; ok is false where the server has no $count.
 func (s *Session) Count(ctx context.Context, q Query) (n int64, ok bool, err error) {
-	if err := q.complete(); err != nil {
+	if err := s.complete(&q); err != nil {
 		return 0, false, err
 	}
 	base, err := s.base(ctx)
@@ -122,7 +131,7 @@ func (s *Session) Count(ctx context.Context, q Query) (n int64, ok bool, err err
 
 // Scan starts nothing until Records is ranged over.
 func (s *Session) Scan(q Query) (*Scan, error) {
-	if err := q.complete(); err != nil {
+	if err := s.complete(&q); err != nil {
 		return nil, err
 	}
 	return newScan(s, q)
@@ -155,7 +164,7 @@ func (s *Session) Describe(q Query) ([]string, error) {
 }
 
 func (s *Session) planned(q Query) (first, next params, base *url.URL, err error) {
-	if err = q.complete(); err != nil {
+	if err = s.complete(&q); err != nil {
 		return
 	}
 	base = s.c.tableAPI
