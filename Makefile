@@ -36,7 +36,7 @@ bench: ## Benchmarks of the stations, and of whole runs up to ten million rows
 
 .PHONY: bench-compare
 bench-compare: ## The same copy by DuckDB and by a naive program, in proportion
-	@.ci/tools.sh readers
+	@.ci/tools.sh peer
 	@.ci/bench.sh --compare
 
 .PHONY: lint

@@ -2,7 +2,7 @@
 # Brings the servers, readers and tools that the tests and checks use into a cache directory outside the tree, each at
 # a pinned version. What is there already at that version is left alone.
 #
-#   .ci/tools.sh [NAME...]            NAME: versitygw vaultserver readers golangci-lint axe minio
+#   .ci/tools.sh [NAME...]            NAME: versitygw vaultserver readers golangci-lint axe minio peer
 #   .ci/tools.sh --status [NAME...]   says what is there and installs nothing
 #   .ci/tools.sh --dir                prints the cache directory
 #
@@ -15,6 +15,8 @@ MINIO=v0.0.0-20260212201848-7aac2a2c5b7c          # a second S3 server, AGPL: ru
 GOLANGCI_LINT=v2.15.0
 AXE=4.14.1                                        # accessibility rules, MPL-2.0: run in a test's browser, never shipped
 AXE_SHA512=1477dafa598d8d065f273d6af302aa203c02e83131707b7fa648cd41bd3d6b734f8c22a0dab86ee6a6f64b8afbe804b214d36db85a2826965edfb3a0b9d546b5
+
+PEER=1.5.6                                        # the DuckDB that the bars of the benchmark were set by; the readers have a newer one
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
@@ -98,6 +100,12 @@ build_readers() {
     -r "$here/readers/requirements.txt"
 }
 
+build_peer() {
+  rm -rf "$cache/peer"
+  python3 -m venv "$cache/peer"
+  "$cache/peer/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --only-binary=:all: "duckdb==$PEER"
+}
+
 # build_axe takes the rules from the npm registry, as a file; no npm is needed.
 build_axe() {
   curl -fsSL --retry 3 "https://registry.npmjs.org/axe-core/-/axe-core-$AXE.tgz" -o "$tmp/axe.tgz"
@@ -125,6 +133,8 @@ tool() {
     version=$(grep -E '^(deltalake|duckdb|pyarrow)==' "$here/readers/requirements.txt" | paste -sd, -)
     sources="$(cksum <"$here/readers/requirements.txt") $(python3 --version 2>&1)"
     ensure "$name" "$cache/venv/bin/python" "$version" "$sources" build_readers ;;
+  peer)
+    ensure "$name" "$cache/peer/bin/python" "duckdb==$PEER" "$(python3 --version 2>&1)" build_peer ;;
   axe)
     ensure "$name" "$bin/axe.min.js" "$AXE" "" build_axe ;;
   *)

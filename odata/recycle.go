@@ -29,8 +29,8 @@ type recycler struct {
 const (
 	recycleLeast   = 1 << 10  // smaller pieces are not worth keeping
 	recycleMost    = 4 << 20  // nor is what only a huge value needs
-	recycleIdle    = 24 << 20 // bytes kept at most: about what a page and what is read ahead give back
-	recycleTrim    = 48 << 20 // bytes given back between two trims: some pages
+	recycleIdle    = 16 << 20 // bytes kept at most: about what a page and what is read ahead give back
+	recycleTrim    = 24 << 20 // bytes given back between two trims: some pages
 	recycleClasses = 12*4 + 1
 )
 

@@ -168,3 +168,50 @@ func BenchmarkScan(b *testing.B) {
 		ts.Close()
 	}
 }
+
+// BenchmarkEvidence is what the proof of a page costs beside reading it, in nanoseconds of a processor and a row: by the order of its keys, and where there is no
+// order by a bag and a set of their digests.
+func BenchmarkEvidence(b *testing.B) {
+	const rows = 10_000
+	table := benchTable(b)
+	columns := columnNames(table)
+	dec, err := newDecoder(table, columns, 2048, new(recycler))
+	if err != nil {
+		b.Fatal(err)
+	}
+	var page []arrow.Record
+	if _, err := dec.decode(bytes.NewReader(newCanned(rows, rows).body(0)), 0, func(rec arrow.Record) error {
+		rec.Retain()
+		page = append(page, rec)
+		return nil
+	}); err != nil {
+		b.Fatal(err)
+	}
+	for name, ordered := range map[string]bool{"ordered": true, "unordered": false} {
+		b.Run(name, func(b *testing.B) {
+			n, began := 0, cpuTime()
+			for b.Loop() {
+				scan := &Scan{q: Query{Table: table}, hash: newHasher()}
+				p := &pass{scan: scan, dec: dec, enc: newKeyEncoder(table, columns, table.Key), checked: ordered}
+				if !ordered {
+					p.set = newDistinct(distinctInMemory)
+				}
+				pg := &intake{p: p, limit: rows}
+				pg.reset()
+				for _, rec := range page {
+					if err := pg.take(rec); err != nil {
+						b.Fatal(err)
+					}
+				}
+				if err := pg.flush(); err != nil || p.rows != rows {
+					b.Fatal(p.rows, err)
+				}
+				if p.set != nil {
+					p.set.close()
+				}
+				n += rows
+			}
+			b.ReportMetric(float64(cpuTime()-began)/float64(n), "ns/row")
+		})
+	}
+}

@@ -2,6 +2,7 @@
 //
 //	go run ./.ci/bench             whole runs: memory by table size, page size and columns; start-up and plan; a refresh by changes
 //	go run ./.ci/bench -compare    the same work by DuckDB and by a naive program, and the stations of the road
+//	go run ./.ci/bench -windows    many windows, one after the other and side by side
 //	go run ./.ci/bench -idle       `serve` with 1,000 scheduled jobs of which none is due
 //	go run ./.ci/bench -check      the short form: ratios against the recorded ones, as CI does it
 //	go run ./.ci/bench -record     all of it, and 50 million rows; writes recorded.json
@@ -29,13 +30,13 @@ import (
 
 // options are the flags.
 type options struct {
-	compare, check, record, idle bool
-	sizes                        string
-	page, rounds                 int
-	rows, wide                   int64
-	out, recorded                string
-	programs                     string
-	keep                         string
+	compare, check, record, idle, windows bool
+	sizes                                 string
+	page, rounds                          int
+	rows, wide                            int64
+	out, recorded                         string
+	programs                              string
+	keep                                  string
 }
 
 func main() {
@@ -46,6 +47,7 @@ func main() {
 	flag.BoolVar(&o.compare, "compare", false, "compare with DuckDB and the naive program")
 	flag.BoolVar(&o.check, "check", false, "the short form: fail when a ratio is more than 15 % worse than the recorded one")
 	flag.BoolVar(&o.record, "record", false, "measure everything and write the file of recorded ratios")
+	flag.BoolVar(&o.windows, "windows", false, "only read a table by months, one window at a time and two")
 	flag.BoolVar(&o.idle, "idle", false, "only watch the serving program with 1,000 jobs")
 	flag.StringVar(&o.sizes, "rows", "1000000,10000000", "table sizes of the whole runs, comma-separated")
 	flag.IntVar(&o.page, "page", 10_000, "rows of a page")
@@ -76,12 +78,22 @@ type report struct {
 	Comparisons []comparison       `json:"comparisons,omitempty"`
 	Runs        []wholeRun         `json:"runs,omitempty"`
 	Small       map[string]cost    `json:"small,omitempty"` // start-up and plan
+	Windows     []windowed         `json:"windows,omitempty"`
 	Idle        *idleServe         `json:"idle,omitempty"`
 }
 
 // tools are the programs that were built.
 type tools struct {
 	dir, tablexport, self, naive, python string
+	single                               bool // programs have one processor
+}
+
+// process is [process], with one processor if that is wanted.
+func (t tools) process(ctx context.Context, name string, args ...string) (cost, error) {
+	if t.single {
+		return processWith(ctx, []string{"GOMAXPROCS=1"}, name, args...)
+	}
+	return process(ctx, name, args...)
 }
 
 func bench(o options) error {
@@ -103,6 +115,8 @@ func bench(o options) error {
 		return t.checkShort(ctx, o.recorded)
 	case o.idle:
 		err = t.idle(ctx, &r)
+	case o.windows:
+		err = t.windows(ctx, &r)
 	case o.compare:
 		err = t.compareAll(ctx, o, &r)
 	case o.record:
@@ -113,6 +127,9 @@ func bench(o options) error {
 	default:
 		if err = t.wholeRuns(ctx, o, &r); err == nil {
 			err = changes(t.tablexport, filepath.Join(dir, "changes"), 1_000_000, o.page)
+		}
+		if err == nil {
+			err = t.windows(ctx, &r)
 		}
 		if err == nil {
 			err = t.idle(ctx, &r)
@@ -130,12 +147,15 @@ func bench(o options) error {
 
 // recordAll goes on where a bar does not hold: what was measured is recorded all the same.
 func (t tools) recordAll(ctx context.Context, o options, r *report) (err error) {
-	if r.Short, err = t.short(ctx, 5); err != nil {
+	if r.Short, err = t.recordShort(ctx); err != nil {
 		return err
 	}
 	o.sizes += ",50000000"
 	var all missed
-	for _, part := range []func(context.Context, options, *report) error{t.compareAll, t.wholeRuns, func(ctx context.Context, _ options, r *report) error { return t.idle(ctx, r) }} {
+	plain := func(part func(context.Context, *report) error) func(context.Context, options, *report) error {
+		return func(ctx context.Context, _ options, r *report) error { return part(ctx, r) }
+	}
+	for _, part := range []func(context.Context, options, *report) error{t.compareAll, t.wholeRuns, plain(t.windows), plain(t.idle)} {
 		var m missed
 		if err := part(ctx, o, r); errors.As(err, &m) {
 			all = append(all, m...)
@@ -177,7 +197,7 @@ func newTools(dir string) (tools, error) {
 	if err != nil {
 		return t, err
 	}
-	t.python = filepath.Join(strings.TrimSpace(string(cache)), "venv/bin/python")
+	t.python = filepath.Join(strings.TrimSpace(string(cache)), "peer/bin/python")
 	if _, err := os.Stat(t.python); err != nil {
 		t.python = ""
 	}

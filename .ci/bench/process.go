@@ -25,7 +25,13 @@ type cost struct {
 // process runs a program to its end and says what it took. A program that reports its own cost (as JSON with the fields of cost)
 // knows better: it leaves out its start.
 func process(ctx context.Context, name string, args ...string) (cost, error) {
+	return processWith(ctx, nil, name, args...)
+}
+
+// processWith is process with more in the environment.
+func processWith(ctx context.Context, env []string, name string, args ...string) (cost, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Env = append(os.Environ(), env...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	started := time.Now()

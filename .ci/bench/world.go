@@ -92,6 +92,8 @@ jobs:
 
 // world is a simulator in a process of its own, with what is needed to copy its table.
 type world struct {
+	process func(ctx context.Context, name string, args ...string) (cost, error)
+
 	binary string // tablexport
 	self   string // this program
 	dir    string
@@ -105,7 +107,7 @@ type world struct {
 
 // newWorld starts a simulator. With taped set, its answers are kept and sent again.
 func (t tools) newWorld(ctx context.Context, dir string, rows int64, columns, page int, taped bool) (w *world, err error) {
-	w = &world{binary: t.tablexport, self: t.self, dir: filepath.Join(t.dir, dir), rows: rows, page: page}
+	w = &world{process: t.process, binary: t.tablexport, self: t.self, dir: filepath.Join(t.dir, dir), rows: rows, page: page}
 	if w.names, err = columnsOf(columns); err != nil {
 		return nil, err
 	}
@@ -185,7 +187,7 @@ type copied struct {
 }
 
 func (w *world) copy(ctx context.Context, flags ...string) (copied, error) {
-	c, err := process(ctx, w.binary, slices.Concat([]string{"-c", w.path("tablexport.yaml"), "run", "lines", "--json"}, flags)...)
+	c, err := w.process(ctx, w.binary, slices.Concat([]string{"-c", w.path("tablexport.yaml"), "run", "lines", "--json"}, flags)...)
 	if err != nil {
 		return copied{}, err
 	}
