@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math/bits"
 	"unicode/utf8"
+
+	"github.com/tablexport/tablexport/odata/utf"
 )
 
 const (
@@ -88,7 +90,7 @@ func (d *decoder) str(b []byte, pos int) (text []byte, next int) {
 	}
 	if b[end] == '"' {
 		text = b[pos+1 : end]
-		if high != 0 && !utf8.Valid(text) {
+		if high != 0 && !utf.Valid8(text) {
 			return nil, d.fail(pos, "a string is not UTF-8")
 		}
 		return text, end + 1
@@ -109,7 +111,7 @@ func (d *decoder) escaped(b []byte, pos, i int) (text []byte, next int) {
 		}
 		switch b[i] {
 		case '"':
-			if !utf8.Valid(d.text) {
+			if !utf.Valid8(d.text) {
 				return nil, d.fail(pos, "a string is not UTF-8")
 			}
 			return d.text, i + 1

@@ -4,11 +4,11 @@ import (
 	"encoding/binary"
 	"math"
 	"math/bits"
-	"unicode/utf8"
 
 	"github.com/apache/arrow/go/v17/arrow/decimal128"
 
 	"github.com/tablexport/tablexport/odata/edm"
+	"github.com/tablexport/tablexport/odata/utf"
 )
 
 // The quick way through a row. Servers write the rows of an answer alike: the same keys in the same order, no white
@@ -323,7 +323,7 @@ func (d *decoder) quickString(c *column, b []byte, pos int) int {
 		n := bits.TrailingZeros64(special) / 8
 		high |= w & (1<<(8*n) - 1) & highBits
 		size := i + n
-		if q[n] != '"' || size > d.limits.str || high != 0 && !utf8.Valid(b[pos+1:pos+1+size]) {
+		if q[n] != '"' || size > d.limits.str || high != 0 && !utf.Valid8(b[pos+1:pos+1+size]) {
 			return -1
 		}
 		c.offsets[d.n+1] = int32(from + size)

@@ -9,6 +9,8 @@ import (
 	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/apache/arrow/go/v17/arrow/array"
 	"github.com/apache/arrow/go/v17/parquet"
+
+	"github.com/tablexport/tablexport/odata/utf"
 )
 
 // textColumn encodes texts and binaries: a dictionary while it pays, then PLAIN.
@@ -138,7 +140,7 @@ func (c *textColumn) code(t texts) (invalid int) {
 		}
 		code, fresh := c.table.code(v)
 		if fresh {
-			if !utf8.Valid(v) {
+			if !utf.Valid8(v) {
 				return i
 			}
 			c.extent.add(v)
@@ -311,14 +313,14 @@ func (t texts) invalid() int {
 	if ascii(t.data) {
 		return -1
 	}
-	whole := utf8.Valid(t.data) // the usual case in one sweep; a text may still end inside a character
+	whole := utf.Valid8(t.data) // the usual case in one sweep; a text may still end inside a character
 	base := t.offset(0)
 	for i := range t.len() {
 		if !t.valid(i) {
 			continue
 		}
 		from, to := int(t.offsets[i]-base), int(t.offsets[i+1]-base)
-		if whole && !(runeStart(t.data, from) && runeStart(t.data, to)) || !whole && !utf8.Valid(t.data[from:to]) {
+		if whole && !(runeStart(t.data, from) && runeStart(t.data, to)) || !whole && !utf.Valid8(t.data[from:to]) {
 			return i
 		}
 	}
