@@ -60,7 +60,9 @@ func (d *Dataset) Begin(ctx context.Context, spec Spec) (*Refresh, error) {
 		return nil, err
 	}
 	// The writer refuses what it cannot write (a key column that is not there, say): better now than after the scan.
-	if _, err := parquet.NewWriter(discard{}, spec.Schema, r.options()); err != nil {
+	probe := r.options()
+	probe.Encoders = nil // of files that are written
+	if _, err := parquet.NewWriter(discard{}, spec.Schema, probe); err != nil {
 		return nil, err
 	}
 	return r, nil

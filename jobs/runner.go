@@ -146,6 +146,8 @@ type run struct {
 	log     *slog.Logger
 	spans   *spans
 
+	encoders parquet.Encoders // of the files that the run has written, for those to come
+
 	mu     sync.Mutex // windows are read side by side
 	result Result
 	proofs []evidence.Evidence // of the windows in the result
@@ -397,7 +399,7 @@ func (x *run) spec(unit string) export.Spec {
 		Job: x.Job.Name, RunID: x.id, Unit: unit, Table: x.plan.Table.Name, Source: x.Job.Instance + " (" + x.Instances[x.Job.Instance].Client.Host() + ")",
 		Query: x.plan.Text(), QueryID: x.plan.QueryID(), Scope: stamp, Description: x.Job.Description, Schema: x.plan.Scope.Schema(),
 		Key: x.plan.PublishedKey(), Contract: x.Job.Schema, Quarantine: x.plan.quarantine(), AcceptSchema: x.AcceptSchema, Engine: x.Engine,
-		Parquet: parquet.Options{LowMemory: x.LowMemory},
+		Parquet: parquet.Options{LowMemory: x.LowMemory, Encoders: &x.encoders},
 	}
 	if x.hold != nil {
 		s.Fence = x.hold.Fence()

@@ -37,7 +37,8 @@ var encoders = func() (all [zstdLevels]func() *zstd.Encoder) {
 			enc, err := zstd.NewWriter(nil,
 				zstd.WithEncoderLevel(level),
 				zstd.WithEncoderConcurrency(min(runtime.GOMAXPROCS(0), zstdWorkers)),
-				zstd.WithWindowSize(1<<20), // a page is about that long
+				zstd.WithWindowSize(1<<20),              // a page is about that long
+				zstd.WithAllLitEntropyCompression(true), // level 1 stores texts without repeats as they are otherwise, GUIDs above all: twice as large
 				zstd.WithZeroFrames(true),
 				zstd.WithEncoderCRC(true))
 			if err != nil {

@@ -60,6 +60,7 @@ type Options struct {
 	ZstdLevel     int               // 1..4 of klauspost's levels (1)
 	Key           []string          // key columns: never dictionary-encoded
 	Metadata      map[string]string // key-value metadata of the file
+	Encoders      *Encoders         // of earlier files; nil: each file begins anew
 }
 
 func (o Options) withDefaults() Options {

@@ -28,6 +28,8 @@ type encoder interface {
 	buffered() int64
 	// stats are those of everything that was added, over all chunks.
 	stats() ColumnStats
+	// forget ends the file: the next chunk is another one's. What was learned of the column stays.
+	forget()
 }
 
 // chunk is one column of one row group, ready to be written.
@@ -184,7 +186,7 @@ func (p *pages) dictLevel(dict []byte) int {
 // Pages are compressed without a search for repeats while that makes them at most so much longer, in percent; after so
 // many pages it is looked at again.
 const (
-	entropyWorse = 1
+	entropyWorse = 5 // identifiers: what zstd finds in them are their hyphens, for three times the work
 	entropyPages = 30
 )
 
@@ -213,6 +215,23 @@ func (p *pages) chunk() chunk {
 	p.arena, p.ends, p.list = p.arena[:0], p.ends[:0], p.list[:0]
 	p.raw, p.packed = 0, 0
 	return c
+}
+
+// Buffers that only huge values needed are not kept for the next file.
+const (
+	keptArena = 16 << 20
+	keptPage  = 4 << 20
+)
+
+func (p *pages) letGo() {
+	if cap(p.arena) > keptArena {
+		p.arena = nil
+	}
+	for _, b := range []*[]byte{&p.body, &p.other, &p.test} {
+		if cap(*b) > keptPage {
+			*b = nil
+		}
+	}
 }
 
 func (p *pages) buffered() int64 { return int64(len(p.arena)) }

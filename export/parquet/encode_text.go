@@ -275,6 +275,14 @@ func (c *textColumn) buffered() int64 { return c.pages.buffered() + int64(c.pend
 
 func (c *textColumn) stats() ColumnStats { return c.stat.stats() }
 
+func (c *textColumn) forget() {
+	c.stat.file = tally[parquet.ByteArray]{}
+	c.letGo()
+	if cap(c.plain) > keptPage {
+		c.plain = nil
+	}
+}
+
 // textExtent is the smallest and the largest text, in unsigned byte order.
 type textExtent struct {
 	has         bool

@@ -268,6 +268,11 @@ func (c *valueColumn[T]) buffered() int64 { return c.pages.buffered() + int64(c.
 
 func (c *valueColumn[T]) stats() ColumnStats { return c.stat.stats() }
 
+func (c *valueColumn[T]) forget() {
+	c.stat.file = tally[T]{}
+	c.letGo()
+}
+
 // --- one column for each kind of value ---
 
 func boolEncoder(cfg encoderConfig, f arrow.Field) encoder {

@@ -89,13 +89,15 @@ func newWriter(w io.Writer, fields *arrow.Schema, opts Options, cfg encoderConfi
 			return nil, fmt.Errorf("parquet: the key column %q is not among the columns", k)
 		}
 	}
-	out := &Writer{sink: &sink{w: w}, schema: fields, opts: opts}
-	for _, f := range fields.Fields() {
-		e, err := newEncoder(cfg, f, wantsDictionary(f, opts.Key))
-		if err != nil {
-			return nil, err
+	out := &Writer{sink: &sink{w: w}, schema: fields, opts: opts, encoders: opts.Encoders.take(fields, opts)}
+	if out.encoders == nil {
+		for _, f := range fields.Fields() {
+			e, err := newEncoder(cfg, f, wantsDictionary(f, opts.Key))
+			if err != nil {
+				return nil, err
+			}
+			out.encoders = append(out.encoders, e)
 		}
-		out.encoders = append(out.encoders, e)
 	}
 	meta := metadata.NewKeyValueMetadata()
 	for _, k := range sortedKeys(opts.Metadata) {
@@ -418,5 +420,7 @@ func (w *Writer) Close() (Footer, error) {
 	for i, c := range w.encoders {
 		f.Columns[w.schema.Field(i).Name] = c.stats()
 	}
+	w.opts.Encoders.give(w.schema, w.opts, w.encoders)
+	w.encoders = nil
 	return f, nil
 }
