@@ -128,6 +128,7 @@ func (g *globals) backfill(ctx context.Context, name string, o backfillOptions) 
 		return err
 	}
 	defer a.close()
+	defer sparing(o.lowMemory)()
 	job, err := a.job(name)
 	if err != nil {
 		return err

@@ -3,6 +3,9 @@ package main
 import (
 	"os"
 	"runtime/debug"
+	"runtime/metrics"
+	"sync"
+	"time"
 )
 
 // How much garbage may lie about before it is collected, in percent of what is in use. Records are used again, so little of it is
@@ -12,15 +15,84 @@ const (
 	gcPercentLowMemory = 10
 )
 
+// leastLimit is what a run may take from the system before the runtime collects earlier and gives unused memory back sooner: what a run of twenty
+// columns needs. Without a limit, a run of an hour peaks above one of a second, because the greatest of many chances counts. GOMEMLIMIT,
+// where it is set, counts more.
+const leastLimit = 100 << 20
+
+// limitFor is the limit where so much is in use: never so little that the collector would have no end of work.
+func limitFor(live uint64) int64 {
+	return max(leastLimit, int64(live+live/4+16<<20))
+}
+
+// spared counts who wants it: settings of the whole process come back when the last one ends.
+var spared struct {
+	mu    sync.Mutex
+	users int
+	back  func()
+}
+
 // sparing sets how early garbage is collected, and returns what sets it back.
 func sparing(lowMemory bool) (restore func()) {
-	if os.Getenv("GOGC") != "" {
-		return func() {}
+	spared.mu.Lock()
+	defer spared.mu.Unlock()
+	if spared.users++; spared.users == 1 {
+		spared.back = spare(lowMemory)
 	}
-	percent := gcPercent
-	if lowMemory {
-		percent = gcPercentLowMemory
+	return func() {
+		spared.mu.Lock()
+		defer spared.mu.Unlock()
+		if spared.users--; spared.users == 0 {
+			spared.back()
+		}
 	}
-	before := debug.SetGCPercent(percent)
-	return func() { debug.SetGCPercent(before) }
+}
+
+func spare(lowMemory bool) (back func()) {
+	back = func() {}
+	if os.Getenv("GOGC") == "" {
+		percent := gcPercent
+		if lowMemory {
+			percent = gcPercentLowMemory
+		}
+		before := debug.SetGCPercent(percent)
+		back = func() { debug.SetGCPercent(before) }
+	}
+	if lowMemory || os.Getenv("GOMEMLIMIT") != "" {
+		return back
+	}
+	before := debug.SetMemoryLimit(leastLimit)
+	done, percent := make(chan struct{}), back
+	var watching sync.WaitGroup
+	watching.Go(func() { watchLimit(done) })
+	return func() {
+		close(done)
+		watching.Wait()
+		debug.SetMemoryLimit(before)
+		percent()
+	}
+}
+
+// watchLimit lets the limit follow what is in use, until done is closed.
+func watchLimit(done <-chan struct{}) {
+	const (
+		often = 200 * time.Millisecond
+		step  = 4 << 20 // setting it stops the world for a moment
+	)
+	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	limit := int64(leastLimit)
+	ticks := time.NewTicker(often)
+	defer ticks.Stop()
+	for {
+		select {
+		case <-done:
+			return
+		case <-ticks.C:
+		}
+		metrics.Read(live)
+		if want := limitFor(live[0].Value.Uint64()); want > limit || want < limit-step {
+			limit = want
+			debug.SetMemoryLimit(limit)
+		}
+	}
 }

@@ -1,0 +1,71 @@
+package main
+
+import (
+	"math"
+	"runtime"
+	"runtime/debug"
+	"testing"
+	"time"
+)
+
+// A run sets a limit that follows what is in use, and leaves everything as it was; what the environment says counts more.
+func TestSparing(t *testing.T) {
+	limit := func() int64 { return debug.SetMemoryLimit(-1) }
+	percent := func() int {
+		p := debug.SetGCPercent(100)
+		debug.SetGCPercent(p)
+		return p
+	}
+	before, share := limit(), percent()
+	if before != math.MaxInt64 || share != 100 {
+		t.Skipf("a limit of %d and %d percent are set already", before, share)
+	}
+	restore := sparing(false)
+	if limit() < leastLimit || limit() > 2<<30 || percent() != gcPercent {
+		t.Errorf("a limit of %d and %d percent", limit(), percent())
+	}
+	held := make([]byte, 300<<20)
+	for i := range held {
+		held[i] = 1
+	}
+	runtime.GC()
+	for end := time.Now().Add(20 * time.Second); limit() < 300<<20; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("300 MiB are in use, and the limit is %d", limit())
+		}
+	}
+	runtime.KeepAlive(held)
+	restore()
+	if limit() != before || percent() != share {
+		t.Errorf("afterwards a limit of %d and %d percent", limit(), percent())
+	}
+	first, second := sparing(false), sparing(false)
+	first()
+	if limit() == before {
+		t.Error("the first run to end took the limit from the other one")
+	}
+	second()
+	restore = sparing(true)
+	if limit() != before || percent() != gcPercentLowMemory {
+		t.Errorf("--low-memory: a limit of %d and %d percent", limit(), percent())
+	}
+	restore()
+	t.Setenv("GOMEMLIMIT", "1GiB")
+	t.Setenv("GOGC", "70")
+	restore = sparing(false)
+	if limit() != before || percent() != share {
+		t.Errorf("against the environment: a limit of %d and %d percent", limit(), percent())
+	}
+	restore()
+	if limit() != before || percent() != share {
+		t.Errorf("in the end a limit of %d and %d percent", limit(), percent())
+	}
+}
+
+func TestLimit(t *testing.T) {
+	for live, want := range map[uint64]int64{0: leastLimit, 60 << 20: leastLimit, 80 << 20: 116 << 20, 400 << 20: 516 << 20} {
+		if got := limitFor(live); got != want {
+			t.Errorf("%d MiB in use: a limit of %d MiB, want %d", live>>20, got>>20, want>>20)
+		}
+	}
+}
