@@ -18,11 +18,11 @@ const (
 // leastLimit is what a run may take from the system before the runtime collects earlier and gives unused memory back sooner: what a run of twenty
 // columns needs. Without a limit, a run of an hour peaks above one of a second, because the greatest of many chances counts. GOMEMLIMIT,
 // where it is set, counts more.
-const leastLimit = 100 << 20
+const leastLimit = 96 << 20
 
 // limitFor is the limit where so much is in use: never so little that the collector would have no end of work.
 func limitFor(live uint64) int64 {
-	return max(leastLimit, int64(live+live/4+16<<20))
+	return max(leastLimit, int64(live+live/4+10<<20))
 }
 
 // spared counts who wants it: settings of the whole process come back when the last one ends.
