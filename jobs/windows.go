@@ -131,7 +131,14 @@ func (x *run) separate(d window.Decision) bool {
 	return (x.Separate || x.Job.Refresh.PerWindow) && !mixed
 }
 
-// parallel is how many windows are read side by side.
+// How many windows are read side by side without being told, and how many bytes of rows all of them together may be ahead of their files: a window
+// needs a page and a row group for itself, and more windows than the server answers at once only wait.
+const (
+	windowsAtOnce = 4
+	windowsAhead  = 32 << 20
+)
+
+// parallel is how many windows are read side by side: as many as the instance allows requests in flight, within limits.
 func (x *run) parallel() int {
 	most := x.Instances[x.Job.Instance].Client.Concurrency()
 	switch {
@@ -140,7 +147,7 @@ func (x *run) parallel() int {
 	case x.Parallel > 0:
 		return min(x.Parallel, most)
 	}
-	return min(2, most)
+	return min(windowsAtOnce, most)
 }
 
 // windowSpec is spec for windows that are written side by side: they share the memory of one row group.
@@ -346,6 +353,9 @@ func (g *gathering) read(ctx context.Context, l *load, attempt int) error {
 func (g *gathering) piece(ctx context.Context, l *load, q odata.Query, attempt int, keys *odata.KeySet) error {
 	sum := evidence.Sum(l.proof)
 	q.Attempt, q.Keys = attempt, keys
+	if n := g.parallel(); n > 2 {
+		q.Ahead = windowsAhead / int64(n)
+	}
 	q.Progress = func(p odata.Progress) {
 		p.Rows, p.Pages, p.Requests, p.Bytes = p.Rows+sum.Rows, p.Pages+sum.Pages, p.Requests+sum.Requests, p.Bytes+sum.Bytes
 		if p.Expected >= 0 {

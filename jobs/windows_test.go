@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -124,6 +125,39 @@ func TestWindows(t *testing.T) {
 				t.Fatalf("windows %s were read into version %d", got, res.Version)
 			}
 			judge.Check(t, filepath.Join(r.dir, "lake", filepath.FromSlash(j.Path)))
+		})
+	}
+}
+
+// Windows are read side by side: as many as the instance takes requests at once, and never more than four.
+func TestWindowsUseTheInstance(t *testing.T) {
+	t.Parallel()
+	for allowed, want := range map[int]int{1: 1, 2: 2, 3: 3, 8: 4} {
+		t.Run(fmt.Sprint(allowed), func(t *testing.T) {
+			t.Parallel()
+			var mu sync.Mutex
+			now, most := 0, 0
+			r := newRig(t, simulator.Options{Concurrency: 32}, client(func(o *odata.Options) { o.Concurrency = allowed }),
+				behind(func(next http.Handler) http.Handler {
+					return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+						mu.Lock()
+						now++
+						most = max(most, now)
+						mu.Unlock()
+						time.Sleep(20 * time.Millisecond)
+						mu.Lock()
+						now-- // before the answer: behind it, the client may ask again sooner than we get here
+						mu.Unlock()
+						next.ServeHTTP(w, req)
+					})
+				}))
+			j := windowed(t, "Intrastat_Apply_Date", window.PeriodMonth, "2023-01-01", "2024-06-30", 2)
+			_, err := r.runAt(j, "2024-06-15")
+			must(t, err)
+			r.between(j, "Intrastat_Apply_Date", "2023-01", "2024-07")
+			if most != want {
+				t.Errorf("%d requests were in flight at once, want %d", most, want)
+			}
 		})
 	}
 }

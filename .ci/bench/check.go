@@ -76,7 +76,7 @@ func (t tools) checkShort(ctx context.Context, file string) error {
 		return fmt.Errorf("%s: %w", file, err)
 	}
 	here := describe()
-	same := here.Arch == recorded.Machine.Arch && here.CPU == recorded.Machine.CPU && here.CPUs == recorded.Machine.CPUs
+	same := here.Arch == recorded.Machine.Arch && here.CPU == recorded.Machine.CPU && here.Model == recorded.Machine.Model && here.CPUs == recorded.Machine.CPUs
 	best := map[string]float64{}
 	for try := 1; ; try++ {
 		now, err := t.short(ctx, shortTurns)

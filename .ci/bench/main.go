@@ -13,7 +13,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -207,6 +206,7 @@ func newTools(dir string) (tools, error) {
 // machine is where it was measured.
 type machine struct {
 	OS, Arch, CPU string
+	Model         string // family, model and stepping: many processors have one name
 	CPUs          int
 	Go            string
 	Load          string `json:"loadAverage"`
@@ -219,11 +219,15 @@ func (m machine) String() string {
 func describe() machine {
 	m := machine{OS: runtime.GOOS, Arch: runtime.GOARCH, CPUs: runtime.NumCPU(), CPU: "?", Go: runtime.Version(), Load: "?"}
 	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		for line := range bytes.Lines(text) {
-			if name, value, ok := strings.Cut(string(line), ":"); ok && strings.TrimSpace(name) == "model name" {
-				m.CPU = strings.TrimSpace(value)
-				break
+		first, _, _ := strings.Cut(string(text), "\n\n")
+		said := map[string]string{}
+		for line := range strings.Lines(first) {
+			if name, value, ok := strings.Cut(line, ":"); ok {
+				said[strings.TrimSpace(name)] = strings.TrimSpace(value)
 			}
+		}
+		if said["model name"] != "" {
+			m.CPU, m.Model = said["model name"], said["cpu family"]+"/"+said["model"]+"/"+said["stepping"]
 		}
 	}
 	if text, err := os.ReadFile("/proc/loadavg"); err == nil {
