@@ -59,11 +59,24 @@ func (a *app) recordConfig(ctx context.Context, log *audit.Log) error {
 	if err := a.recordChange(ctx, log, now, before, last, damaged, hashOf(content)); err != nil {
 		return err
 	}
-	next := path + "." + strconv.Itoa(os.Getpid())
-	if err := os.WriteFile(next, append(content, '\n'), 0o600); err != nil {
+	return replaceFile(path, append(content, '\n'))
+}
+
+// replaceFile writes a file of mode 0600 beside path and moves it there. A crash in between leaves that file. Its name is nobody else's: a process id
+// would be another's too, in one process or in containers.
+func replaceFile(path string, content []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
+	if err != nil {
 		return err
 	}
-	return os.Rename(next, path)
+	_, err = f.Write(content)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
 }
 
 // recordChange writes the entries. before has no digest if the old values are not known.
