@@ -22,7 +22,7 @@ const leastLimit = 96 << 20
 
 // limitFor is the limit where so much is in use: never so little that the collector would have no end of work.
 func limitFor(live uint64) int64 {
-	return max(leastLimit, int64(live+live/4+10<<20))
+	return max(leastLimit, int64(live+live/4))
 }
 
 // spared counts who wants it: settings of the whole process come back when the last one ends.

@@ -63,7 +63,7 @@ func TestSparing(t *testing.T) {
 }
 
 func TestLimit(t *testing.T) {
-	for live, want := range map[uint64]int64{0: leastLimit, 60 << 20: leastLimit, 80 << 20: 110 << 20, 400 << 20: 510 << 20} {
+	for live, want := range map[uint64]int64{0: leastLimit, 60 << 20: leastLimit, 80 << 20: 100 << 20, 400 << 20: 500 << 20} {
 		if got := limitFor(live); got != want {
 			t.Errorf("%d MiB in use: a limit of %d MiB, want %d", live>>20, got>>20, want>>20)
 		}

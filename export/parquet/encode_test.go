@@ -329,6 +329,55 @@ func TestFullRowGroups(t *testing.T) {
 	}
 }
 
+// Row groups of the same rows are coded the same way: the memory that a dictionary took in one that outgrew it says nothing of the next one.
+func TestRowGroupsAreCodedAlike(t *testing.T) {
+	s := arrow.NewSchema([]arrow.Field{
+		{Name: "text", Type: arrow.BinaryTypes.String},
+		{Name: "wide", Type: &arrow.Decimal128Type{Precision: 38}},
+	}, nil)
+	const rows, distinct, groups = 6000, 2500, 5
+	r := rand.New(rand.NewPCG(5, 8))
+	b := array.NewRecordBuilder(memory.DefaultAllocator, s)
+	for range rows {
+		n := r.Int64N(distinct)
+		appendCell(b.Field(0), fmt.Sprintf("a text of a few words, of which there are many: %d", n))
+		appendCell(b.Field(1), ofNumber(s.Field(1).Type, n))
+	}
+	rec := b.NewRecord()
+	opts := Options{RowGroupRows: rows}.withDefaults()
+	cfg := opts.encoderConfig()
+	cfg.pageRows, cfg.dictTrial, cfg.dictBytes = 500, 400, 44_000 // less than 2,500 entries take
+	var buf bytes.Buffer
+	w, err := newWriter(&buf, s, opts, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for row := range int64(groups * rows / 100) {
+		from := row * 100 % rows
+		if err := w.Write(rec.NewSlice(from, from+100)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f, err := pq.OpenFile(bytes.NewReader(buf.Bytes()), int64(buf.Len()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, c := range f.Metadata().RowGroups[0].Columns {
+		first := c.MetaData.EncodingStats
+		if len(first) != 3 {
+			t.Errorf("%s: %v, want a dictionary page, pages with it and pages without", s.Field(i).Name, first)
+		}
+		for g, group := range f.Metadata().RowGroups {
+			if got := group.Columns[i].MetaData.EncodingStats; !slices.Equal(got, first) {
+				t.Errorf("%s: row group %d has %v, the first one %v", s.Field(i).Name, g, got, first)
+			}
+		}
+	}
+}
+
 // A text longer than any dictionary may be makes its column give the dictionary up, and is read back.
 func TestGiantText(t *testing.T) {
 	s := arrow.NewSchema([]arrow.Field{{Name: "c", Type: arrow.BinaryTypes.String, Nullable: true}}, nil)

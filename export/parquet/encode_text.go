@@ -187,7 +187,7 @@ func (c *textColumn) pending() int {
 
 // judge gives up the dictionary where it is too large, and after a trial where it does not pay.
 func (c *textColumn) judge() {
-	if need := c.table.memory(); need > c.dictBytes || !c.dicts.grow(&c.taken, need) {
+	if c.table.used() > c.dictBytes || !c.dicts.grow(&c.taken, c.table.memory()) {
 		if !c.pays() {
 			c.trial.lost()
 		}

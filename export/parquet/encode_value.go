@@ -78,6 +78,9 @@ func (c *valueColumn[T]) begin() {
 // memory is what the dictionary holds, whether in use or not.
 func (c *valueColumn[T]) memory() int { return cap(c.table.keys)*c.size + 4*len(c.table.slots) }
 
+// used is what its entries take. What it holds says nothing of them: it may come from an earlier row group.
+func (c *valueColumn[T]) used() int { return len(c.table.keys)*c.size + 4*len(c.table.slots) }
+
 // drop gives the dictionary's memory back.
 func (c *valueColumn[T]) drop() {
 	c.table = valueTable[T]{}
@@ -102,7 +105,7 @@ func (c *valueColumn[T]) pending() int {
 
 // judge gives up the dictionary where it is too large, and after a trial where it does not pay.
 func (c *valueColumn[T]) judge() {
-	if need := c.memory(); need > c.dictBytes || !c.dicts.grow(&c.taken, need) {
+	if c.used() > c.dictBytes || !c.dicts.grow(&c.taken, c.memory()) {
 		if !c.pays() {
 			c.trial.lost()
 		}

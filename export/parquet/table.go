@@ -136,3 +136,6 @@ func (t *textTable) grow() {
 
 // memory is what the table holds, whether in use or not.
 func (t *textTable) memory() int { return cap(t.plain) + 4*cap(t.ends) + 8*len(t.slots) }
+
+// used is what its entries take. What it holds says nothing of them: it may come from an earlier row group.
+func (t *textTable) used() int { return len(t.plain) + 4*len(t.ends) + 8*len(t.slots) }
