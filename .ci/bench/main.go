@@ -3,6 +3,7 @@
 //	go run ./.ci/bench             whole runs: memory by table size, page size and columns; start-up and plan; a refresh by changes
 //	go run ./.ci/bench -compare    the same work by DuckDB and by a naive program, and the stations of the road
 //	go run ./.ci/bench -windows    many windows, one after the other and side by side
+//	go run ./.ci/bench -links      slow and fast links, plain and compressed answers
 //	go run ./.ci/bench -idle       `serve` with 1,000 scheduled jobs of which none is due
 //	go run ./.ci/bench -check      the short form: ratios against the recorded ones, as CI does it
 //	go run ./.ci/bench -record     all of it, and 50 million rows; writes recorded.json
@@ -29,13 +30,13 @@ import (
 
 // options are the flags.
 type options struct {
-	compare, check, record, idle, windows bool
-	sizes                                 string
-	page, rounds                          int
-	rows, wide                            int64
-	out, recorded                         string
-	programs                              string
-	keep                                  string
+	compare, check, record, idle, windows, links bool
+	sizes                                        string
+	page, rounds                                 int
+	rows, wide                                   int64
+	out, recorded                                string
+	programs                                     string
+	keep                                         string
 }
 
 func main() {
@@ -47,6 +48,7 @@ func main() {
 	flag.BoolVar(&o.check, "check", false, "the short form: fail when a ratio is more than 15 % worse than the recorded one")
 	flag.BoolVar(&o.record, "record", false, "measure everything and write the file of recorded ratios")
 	flag.BoolVar(&o.windows, "windows", false, "only read a table by months, one window at a time and two")
+	flag.BoolVar(&o.links, "links", false, "only read a table over links of several speeds, plain and compressed")
 	flag.BoolVar(&o.idle, "idle", false, "only watch the serving program with 1,000 jobs")
 	flag.StringVar(&o.sizes, "rows", "1000000,10000000", "table sizes of the whole runs, comma-separated")
 	flag.IntVar(&o.page, "page", 10_000, "rows of a page")
@@ -78,6 +80,7 @@ type report struct {
 	Runs        []wholeRun         `json:"runs,omitempty"`
 	Small       map[string]cost    `json:"small,omitempty"` // start-up and plan
 	Windows     []windowed         `json:"windows,omitempty"`
+	Links       []linked           `json:"links,omitempty"`
 	Idle        *idleServe         `json:"idle,omitempty"`
 }
 
@@ -116,6 +119,8 @@ func bench(o options) error {
 		err = t.idle(ctx, &r)
 	case o.windows:
 		err = t.windows(ctx, &r)
+	case o.links:
+		err = t.overLinks(ctx, &r)
 	case o.compare:
 		err = t.compareAll(ctx, o, &r)
 	case o.record:
@@ -129,6 +134,9 @@ func bench(o options) error {
 		}
 		if err == nil {
 			err = t.windows(ctx, &r)
+		}
+		if err == nil {
+			err = t.overLinks(ctx, &r)
 		}
 		if err == nil {
 			err = t.idle(ctx, &r)
@@ -154,7 +162,7 @@ func (t tools) recordAll(ctx context.Context, o options, r *report) (err error) 
 	plain := func(part func(context.Context, *report) error) func(context.Context, options, *report) error {
 		return func(ctx context.Context, _ options, r *report) error { return part(ctx, r) }
 	}
-	for _, part := range []func(context.Context, options, *report) error{t.compareAll, t.wholeRuns, plain(t.windows), plain(t.idle)} {
+	for _, part := range []func(context.Context, options, *report) error{t.compareAll, t.wholeRuns, plain(t.windows), plain(t.overLinks), plain(t.idle)} {
 		var m missed
 		if err := part(ctx, o, r); errors.As(err, &m) {
 			all = append(all, m...)

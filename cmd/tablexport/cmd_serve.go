@@ -340,6 +340,7 @@ func (a *app) agenda(ctx context.Context, uses *sync.WaitGroup) (jobs.Agenda, er
 	agenda := jobs.Agenda{Budgets: map[string]jobs.Budget{}, Run: func(ctx context.Context, req jobs.Request) (jobs.Result, error) {
 		uses.Add(1)
 		defer uses.Done()
+		defer sparing(req.LowMemory)()
 		return runner.Run(ctx, req)
 	}}
 	for name, i := range a.cfg.Instances {

@@ -4,8 +4,13 @@ import (
 	"math"
 	"runtime"
 	"runtime/debug"
+	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/tablexport/tablexport/jobs"
+	"github.com/tablexport/tablexport/odata/simulator"
 )
 
 // A run sets a limit that follows what is in use, and leaves everything as it was; what the environment says counts more.
@@ -59,6 +64,33 @@ func TestSparing(t *testing.T) {
 	restore()
 	if limit() != before || percent() != share {
 		t.Errorf("in the end a limit of %d and %d percent", limit(), percent())
+	}
+}
+
+// A run that the clock starts is as sparing as one of `run`, and the serving program is as it was when no run is under way.
+func TestServedRunsAreSparing(t *testing.T) {
+	w := newWorld(t, simulator.Options{}).stage()
+	var said buffer
+	a, err := (&globals{stdio: stdio{strings.NewReader(""), &said, &said}, config: w.config}).open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.close()
+	agenda, err := a.agenda(t.Context(), &sync.WaitGroup{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	job, err := a.job("orders")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, most := debug.SetMemoryLimit(-1), int64(math.MaxInt64)
+	req := jobs.Request{Job: job, Progress: func(jobs.Progress) { most = min(most, debug.SetMemoryLimit(-1)) }}
+	if _, err := agenda.Run(t.Context(), req); err != nil {
+		t.Fatal(err)
+	}
+	if most > 2<<30 || debug.SetMemoryLimit(-1) != before {
+		t.Errorf("the limit was %d during the run, and is %d where it was %d", most, debug.SetMemoryLimit(-1), before)
 	}
 }
 
