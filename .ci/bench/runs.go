@@ -24,6 +24,7 @@ type wholeRun struct {
 const (
 	maxRSS      = 200 // MiB
 	maxRSSRatio = 1.1 // the largest size against the smallest
+	hugeMiB     = 256 // with rows of a megabyte
 )
 
 func (t tools) wholeRuns(ctx context.Context, o options, r *report) error {
@@ -72,13 +73,22 @@ func (t tools) wholeRuns(ctx context.Context, o options, r *report) error {
 		return err
 	}
 	r.Runs = append(r.Runs, wide)
+	for _, flags := range [][]string{nil, {"--low-memory"}} {
+		run, err := t.huge(ctx, flags...)
+		if err != nil {
+			return err
+		}
+		if r.Runs = append(r.Runs, run); run.PeakMiB > hugeMiB {
+			m = append(m, fmt.Sprintf("rows of a megabyte peak at %.0f MiB, the bar is %d", run.PeakMiB, hugeMiB))
+		}
+	}
 	if err := t.small(ctx, r); err != nil {
 		return err
 	}
 	if len(m) > 0 {
 		return m
 	}
-	fmt.Printf("\nmemory bars hold: at most %d MiB and %.1f times the smallest table's, %d MiB with --low-memory\n", maxRSS, maxRSSRatio, lowMemoryMiB)
+	fmt.Printf("\nmemory bars hold: at most %d MiB and %.1f times the smallest table's, %d MiB with --low-memory, %d MiB with rows of a megabyte\n", maxRSS, maxRSSRatio, lowMemoryMiB, hugeMiB)
 	return nil
 }
 
@@ -96,8 +106,12 @@ func (t tools) wholeRun(ctx context.Context, rows int64, columns, page int, flag
 		Rows: rows, Columns: columns, Page: page, Flags: strings.Join(flags, " "), Seconds: c.Wall, CPUPerM: c.CPU / float64(rows) * 1e6,
 		PeakMiB: c.PeakMiB, OutMiB: c.OutMiB, Files: c.Files,
 	}
-	fmt.Printf("%12d %8d %9d %-14s %9.1f %10.0f %13.2f %9.0f %12.1f %6d\n", rows, columns, page, r.Flags, r.Seconds, float64(rows)/r.Seconds, r.CPUPerM, r.PeakMiB, r.OutMiB, r.Files)
+	r.print()
 	return r, nil
+}
+
+func (r wholeRun) print() {
+	fmt.Printf("%12d %8d %9d %-14s %9.1f %10.0f %13.2f %9.0f %12.1f %6d\n", r.Rows, r.Columns, r.Page, r.Flags, r.Seconds, float64(r.Rows)/r.Seconds, r.CPUPerM, r.PeakMiB, r.OutMiB, r.Files)
 }
 
 // small measures what costs the same for every table.

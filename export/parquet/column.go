@@ -282,12 +282,13 @@ func (c *typed[T]) count(t *tally[T], vals []T, nulls int64) {
 	}
 }
 
+// merge adds t, and keeps nothing of its memory.
 func (c *typed[T]) merge(into *tally[T], t *tally[T]) {
 	into.nulls += t.nulls
 	into.values += t.values
 	into.vague = into.vague || t.vague
 	if t.has {
-		into.widenTo(t.min, t.max, c.less, nil)
+		into.widenTo(t.min, t.max, c.less, c.keep)
 	}
 }
 

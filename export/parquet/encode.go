@@ -95,14 +95,33 @@ type pages struct {
 	encoderConfig
 	nullable bool
 	levels   validity // of the page under way
-	arena    []byte   // the pages after it
-	ends     []int    // where in arena each page ends
+	arena    [][]byte // the pages before it, in pieces: one that is full is not moved any more
+	last     int      // the piece that grows; those behind it are empty
+	at       []place  // of each page
 	list     []page
 
 	raw, packed int64 // of this chunk, before and after compression
 	store       int   // chunks that are stored before compression is tried again
 	storing     bool
 	entropy     map[parquet.Encoding]entropyTrial
+}
+
+// place is where in the arena a page is.
+type place struct{ piece, from, to int }
+
+// arenaPiece is the size from which on a piece of the arena is full. One that grew with a row group of long texts would be moved over and over, with
+// room for both.
+const arenaPiece = 4 << 20
+
+// piece is the piece that takes the next page.
+func (p *pages) piece() *[]byte {
+	if len(p.arena) > 0 && len(p.arena[p.last]) >= arenaPiece {
+		p.last++
+	}
+	if p.last == len(p.arena) {
+		p.arena = append(p.arena, nil)
+	}
+	return &p.arena[p.last]
 }
 
 // entropyTrial: whether pages of one encoding are as small without a search for repeats, and for how many pages that holds.
@@ -121,44 +140,46 @@ func (p *pages) begin() []byte {
 
 // end compresses the body that begin returned and its caller completed.
 func (p *pages) end(body []byte, enc parquet.Encoding) {
-	from := len(p.arena)
+	into := p.piece()
+	from := len(*into)
 	if p.storing {
-		p.arena = appendStored(p.arena, body)
+		*into = appendStored(*into, body)
 	} else {
-		p.compress(body, enc)
+		*into = p.compress(*into, body, enc)
 	}
 	p.raw += int64(len(body))
-	p.packed += int64(len(p.arena) - from)
+	p.packed += int64(len(*into) - from)
 	p.list = append(p.list, page{rows: p.levels.rows, size: len(body), encoding: enc})
-	p.ends = append(p.ends, len(p.arena))
+	p.at = append(p.at, place{p.last, from, len(*into)})
 	p.body = body
 	p.levels.reset()
 }
 
-// compress appends the body to the arena: with a search for repeats or without, whatever the last trial was in favor of.
-func (p *pages) compress(body []byte, enc parquet.Encoding) {
+// compress appends the body to dst: with a search for repeats or without, whatever the last trial was in favor of.
+func (p *pages) compress(dst, body []byte, enc parquet.Encoding) []byte {
 	t := p.entropy[enc]
 	t.pages--
-	from := len(p.arena)
+	from := len(dst)
 	switch {
 	case t.pages >= 0 && t.enough:
-		p.arena = appendEntropy(p.arena, body, p.huff)
+		dst = appendEntropy(dst, body, p.huff)
 	case t.pages >= 0:
-		p.arena = compressTo(p.arena, body, p.level)
+		dst = compressTo(dst, body, p.level)
 	default:
-		p.arena = compressTo(p.arena, body, p.level)
-		searched := len(p.arena)
-		p.arena = appendEntropy(p.arena, body, p.huff)
-		size, plain := searched-from, len(p.arena)-searched
+		dst = compressTo(dst, body, p.level)
+		searched := len(dst)
+		dst = appendEntropy(dst, body, p.huff)
+		size, plain := searched-from, len(dst)-searched
 		t.enough, t.pages = plain*100 <= size*(100+entropyWorse), entropyPages
 		if t.enough {
-			copy(p.arena[from:], p.arena[searched:])
-			p.arena = p.arena[:from+plain]
+			copy(dst[from:], dst[searched:])
+			dst = dst[:from+plain]
 		} else {
-			p.arena = p.arena[:searched]
+			dst = dst[:searched]
 		}
 	}
 	p.entropy[enc] = t
+	return dst
 }
 
 // dictSample is how much of a dictionary is compressed to learn how it is best compressed: one block.
@@ -199,10 +220,8 @@ const (
 // chunk ends the chunk. The dictionary page is not in the reckoning: it is always compressed.
 func (p *pages) chunk() chunk {
 	c := chunk{pages: p.list}
-	from := 0
-	for i := range p.list {
-		p.list[i].data = p.arena[from:p.ends[i]:p.ends[i]]
-		from = p.ends[i]
+	for i, at := range p.at {
+		p.list[i].data = p.arena[at.piece][at.from:at.to:at.to]
 		c.values += int64(p.list[i].rows)
 	}
 	switch {
@@ -212,7 +231,10 @@ func (p *pages) chunk() chunk {
 		p.store = retryAfter
 	}
 	p.storing = p.store > 0
-	p.arena, p.ends, p.list = p.arena[:0], p.ends[:0], p.list[:0]
+	for i := range p.arena {
+		p.arena[i] = p.arena[i][:0]
+	}
+	p.last, p.at, p.list = 0, p.at[:0], p.list[:0]
 	p.raw, p.packed = 0, 0
 	return c
 }
@@ -224,7 +246,11 @@ const (
 )
 
 func (p *pages) letGo() {
-	if cap(p.arena) > keptArena {
+	held := 0
+	for _, piece := range p.arena {
+		held += cap(piece)
+	}
+	if held > keptArena {
 		p.arena = nil
 	}
 	for _, b := range []*[]byte{&p.body, &p.other, &p.test} {
@@ -234,7 +260,12 @@ func (p *pages) letGo() {
 	}
 }
 
-func (p *pages) buffered() int64 { return int64(len(p.arena)) }
+func (p *pages) buffered() (n int64) {
+	for _, piece := range p.arena {
+		n += int64(len(piece))
+	}
+	return n
+}
 
 // pageFull: a page ends by rows and by bytes.
 func (p *pages) pageFull(bytes int) bool {

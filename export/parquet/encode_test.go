@@ -8,6 +8,7 @@ import (
 	"math"
 	"math/big"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -375,6 +376,46 @@ func TestRowGroupsAreCodedAlike(t *testing.T) {
 				t.Errorf("%s: row group %d has %v, the first one %v", s.Field(i).Name, g, got, first)
 			}
 		}
+	}
+}
+
+// Long texts are not held until the file ends, however many row groups there are.
+func TestLongTextsAreNotHeld(t *testing.T) {
+	s := arrow.NewSchema([]arrow.Field{{Name: "c", Type: arrow.BinaryTypes.String}}, nil)
+	r := rand.New(rand.NewPCG(6, 8))
+	const rows, groups, long = 8, 300, 64 << 10
+	w, err := NewWriter(io.Discard, s, Options{RowGroupRows: rows})
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	var after uint64
+	for g := range groups {
+		b := array.NewRecordBuilder(memory.DefaultAllocator, s)
+		for range rows {
+			appendCell(b.Field(0), guidText(r.Uint64(), r.Uint64())+strings.Repeat("x", long))
+		}
+		if err := w.Write(b.NewRecord()); err != nil {
+			t.Fatal(err)
+		}
+		if g == groups/10 {
+			after = held()
+		}
+	}
+	if now := held(); now > after+groups*long/8 {
+		t.Errorf("%d KiB were held after %d row groups, and %d KiB after %d", after>>10, groups/10, now>>10, groups)
+	}
+	f, err := w.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := f.Columns["c"]; len(c.Min.(string)) <= long || len(c.Max.(string)) <= long {
+		t.Errorf("the file's least and greatest texts are not known: %d and %d bytes", len(c.Min.(string)), len(c.Max.(string)))
 	}
 }
 

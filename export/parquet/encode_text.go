@@ -261,9 +261,14 @@ func (c *textColumn) finish() chunk {
 	out.stats.HasNullCount, out.stats.NullCount = true, c.nulls
 	group := tally[parquet.ByteArray]{nulls: c.nulls, values: c.values}
 	if c.extent.has {
-		group.has, group.min, group.max = true, c.stat.keep(c.extent.min), c.stat.keep(c.extent.max)
-		out.stats.SetMin(group.min)
-		out.stats.SetMax(group.max)
+		group.has, group.min, group.max = true, c.extent.min, c.extent.max
+		// The footer holds copies until the file ends: none of what it will leave out.
+		if len(group.min) <= maxStatsBytes {
+			out.stats.SetMin(c.stat.keep(group.min))
+		}
+		if len(group.max) <= maxStatsBytes {
+			out.stats.SetMax(c.stat.keep(group.max))
+		}
 	}
 	c.stat.merge(&c.stat.file, &group)
 	c.extent.has = false
