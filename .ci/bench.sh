@@ -6,6 +6,7 @@
 #   .ci/bench.sh --check      the short form: no ratio more than 15 % worse than in .ci/bench/recorded.json
 #   .ci/bench.sh --record     measures everything, 50 million rows included (half an hour, on a quiet machine), and writes that file
 #   .ci/bench.sh --windows    many windows, one after the other and side by side
+#   .ci/bench.sh --links      links of several speeds, with plain and compressed answers
 #   .ci/bench.sh -rows 1000000
 set -euo pipefail
 cd "$(dirname "$0")/.."
