@@ -26,6 +26,11 @@ test: ## The tests; what has no server here is skipped, and the last lines say w
 check: ## Everything CI runs: formatting, vet, lint, modules, race, every server and reader, fuzzing
 	@.ci/check.sh
 
+.PHONY: spark
+spark: ## Spark, Delta's own library and parquet-mr read what is written (Java 17; 280 MB from Maven Central, once)
+	@.ci/tools.sh spark
+	TABLEXPORT_SPARK=1 go test -count=1 -run '^TestSparkReads$$' ./export
+
 .PHONY: fuzz
 fuzz: ## Every fuzz target for FUZZTIME (5s) each
 	@.ci/fuzz.sh

@@ -111,6 +111,13 @@ else
 fi
 step "go test, all servers required" tests -timeout 20m ./...
 step "go test -race, all servers required" tests -race -timeout 20m ./...
+# By itself: beside the other tests it would take as long as they do.
+spark() { TABLEXPORT_SPARK=1 go test -count=1 -v -run '^TestSparkReads$' ./export; }
+if command -v javac >/dev/null && command -v mvn >/dev/null && .ci/tools.sh spark; then
+  step "Spark and parquet-mr read what is written" spark
+else
+  skip "Spark and parquet-mr read what is written" "no JDK and Maven, or Maven Central does not answer"
+fi
 if [ -e .ci/bench/recorded.json ]; then
   step "speed, against the recorded ratios" .ci/bench.sh --check
 else

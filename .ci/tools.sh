@@ -2,7 +2,7 @@
 # Brings the servers, readers and tools that the tests and checks use into a cache directory outside the tree, each at
 # a pinned version. What is there already at that version is left alone.
 #
-#   .ci/tools.sh [NAME...]            NAME: versitygw vaultserver readers golangci-lint axe minio peer
+#   .ci/tools.sh [NAME...]            NAME: versitygw vaultserver readers golangci-lint axe minio peer spark
 #   .ci/tools.sh --status [NAME...]   says what is there and installs nothing
 #   .ci/tools.sh --dir                prints the cache directory
 #
@@ -16,6 +16,7 @@ GOLANGCI_LINT=v2.15.0
 AXE=4.14.1                                        # accessibility rules, MPL-2.0: run in a test's browser, never shipped
 AXE_SHA512=1477dafa598d8d065f273d6af302aa203c02e83131707b7fa648cd41bd3d6b734f8c22a0dab86ee6a6f64b8afbe804b214d36db85a2826965edfb3a0b9d546b5
 
+MAVEN_DEPENDENCY=3.8.1                            # the plugin that fetches Spark's jars
 PEER=1.5.6                                        # the DuckDB that the bars of the benchmark were set by; the readers have a newer one
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -106,6 +107,19 @@ build_peer() {
   "$cache/peer/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --only-binary=:all: "duckdb==$PEER"
 }
 
+# Spark and Delta's own library, from Maven Central, and the program that asks them. 280 MB.
+build_spark() {
+  if ! command -v mvn >/dev/null || ! command -v javac >/dev/null; then
+    echo "spark: Maven and a JDK 17 are needed (Debian: apt-get install maven openjdk-17-jdk-headless)" >&2
+    exit 1
+  fi
+  mvn -q -B -f "$here/readers/spark/pom.xml" "org.apache.maven.plugins:maven-dependency-plugin:$MAVEN_DEPENDENCY:copy-dependencies" \
+    -DincludeScope=runtime -DoutputDirectory="$tmp/spark/jars" >&2
+  javac --release 17 -cp "$tmp/spark/jars/*" -d "$tmp/spark/classes" "$here/readers/spark/Judge.java"
+  rm -rf "$cache/spark"
+  mv "$tmp/spark" "$cache/spark"
+}
+
 # build_axe takes the rules from the npm registry, as a file; no npm is needed.
 build_axe() {
   curl -fsSL --retry 3 "https://registry.npmjs.org/axe-core/-/axe-core-$AXE.tgz" -o "$tmp/axe.tgz"
@@ -135,6 +149,9 @@ tool() {
     ensure "$name" "$cache/venv/bin/python" "$version" "$sources" build_readers ;;
   peer)
     ensure "$name" "$cache/peer/bin/python" "duckdb==$PEER" "$(python3 --version 2>&1)" build_peer ;;
+  spark)
+    version=$(sed -n 's/.*<version>\([0-9.]*\.[0-9.]*\)<.*/\1/p' "$here/readers/spark/pom.xml" | paste -sd, -)
+    ensure "$name" "$cache/spark/classes/Judge.class" "$version" "$(cat "$here"/readers/spark/* | cksum)" build_spark ;;
   axe)
     ensure "$name" "$bin/axe.min.js" "$AXE" "" build_axe ;;
   *)

@@ -7,6 +7,8 @@
 //
 // A dataset is a directory: copy one down from an object store to have it judged.
 //
+// [Spark] asks Spark, Delta's own library and parquet-mr; "make spark" installs them.
+//
 // The readers are installed by "make servers". A test that does not find them is skipped and says so; where
 // TABLEXPORT_REQUIRE_SERVERS=1, as in "make check", it fails.
 package judge
@@ -108,13 +110,7 @@ type readers struct{ python, script string }
 // find returns the installed readers, or ends the test saying how to install them.
 func find(t testing.TB) readers {
 	t.Helper()
-	dir := os.Getenv("TABLEXPORT_CACHE")
-	if dir == "" {
-		if base, err := os.UserCacheDir(); err == nil {
-			dir = filepath.Join(base, "tablexport")
-		}
-	}
-	python := filepath.Join(dir, "venv", "bin", "python")
+	python := filepath.Join(cache(), "venv", "bin", "python")
 	if _, err := os.Stat(python); err != nil {
 		missing := t.Skipf
 		if os.Getenv("TABLEXPORT_REQUIRE_SERVERS") == "1" {
@@ -128,6 +124,18 @@ func find(t testing.TB) readers {
 		t.Fatalf("judge: %v", err)
 	}
 	return readers{python: python, script: script}
+}
+
+// cache is where .ci/tools.sh installs.
+func cache() string {
+	if dir := os.Getenv("TABLEXPORT_CACHE"); dir != "" {
+		return dir
+	}
+	base, err := os.UserCacheDir()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(base, "tablexport")
 }
 
 // findScript looks for .ci/readers/judge.py above the directory in which the test runs.
