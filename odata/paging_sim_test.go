@@ -631,6 +631,8 @@ func TestNextLinks(t *testing.T) {
 		"out by dots":   {simulator.NextLinkTo("/tableapi/odata/../../tools/ver"), "out of the Table API"},
 		"no address":    {simulator.NextLinkTo("http://[::bad"), "not an address"},
 		"encoded dots":  {simulator.NextLinkTo("/tableapi/odata/%2e%2e/%2e%2e/id/"), "out of the Table API"},
+		"two slashes":   {simulator.NextLinkTo("/tableapi//odata/Crm_Sales_Order_Lines"), "out of the Table API"},
+		"slash encoded": {simulator.NextLinkTo("/tableapi%2fodata/Crm_Sales_Order_Lines"), "out of the Table API"},
 		"back to start": {simulator.NextLinkTo("Crm_Sales_Order_Lines?$select=Line_No"), ""},
 	} {
 		s := startSim(t, simulator.Options{})
