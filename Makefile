@@ -20,7 +20,7 @@ test: ## The tests; what has no server here is skipped, and the last lines say w
 	@.ci/tools.sh versitygw || echo "no S3 server: the tests that need one are skipped"
 	@.ci/tools.sh readers || echo "no readers: the tests that need them are skipped"
 	@.ci/tools.sh --status vaultserver
-	go run .ci/gotest/main.go ./...
+	go run .ci/gotest/main.go ./... ./.ci/bench
 
 .PHONY: check
 check: ## Everything CI runs: formatting, vet, lint, modules, race, every server and reader, fuzzing
@@ -47,7 +47,7 @@ bench-compare: ## The same copy by DuckDB and by a naive program, in proportion
 .PHONY: lint
 lint: ## golangci-lint, the layering included
 	@.ci/tools.sh golangci-lint
-	"$$(.ci/tools.sh --dir)/bin/golangci-lint" run ./...
+	"$$(.ci/tools.sh --dir)/bin/golangci-lint" run ./... ./.ci/bench ./.ci/gotest
 
 .PHONY: fmt
 fmt: ## gofmt on every Go file

@@ -40,6 +40,9 @@ formatted() {
   return 1
 }
 
+# The root module's packages: "./..." leaves out directories that begin with a dot.
+packages=(./... ./.ci/bench ./.ci/gotest)
+
 # The modules below the root's, and the programs that are run from their source file.
 nested() {
   local module program
@@ -67,7 +70,7 @@ scripts() { shellcheck .ci/run .ci/*.sh configs/deploy/compose/*.sh; }
 # configs/deploy, judged by the parsers of those who run it, and the judge by files that are wrong.
 deployment() { (cd .ci/deploy && go test ./... && go run . ../../configs/deploy); }
 
-lint() { "$(.ci/tools.sh --dir)/bin/golangci-lint" run ./...; }
+lint() { "$(.ci/tools.sh --dir)/bin/golangci-lint" run "${packages[@]}"; }
 
 step "servers, readers and tools" .ci/tools.sh versitygw vaultserver readers golangci-lint
 if command -v promtool >/dev/null; then
@@ -109,8 +112,8 @@ if command -v chromium >/dev/null || command -v google-chrome >/dev/null; then
 else
   skip "status pages in Chromium" "it is not installed (Debian: apt-get install chromium)"
 fi
-step "go test, all servers required" tests -timeout 20m ./...
-step "go test -race, all servers required" tests -race -timeout 20m ./...
+step "go test, all servers required" tests -timeout 20m "${packages[@]}"
+step "go test -race, all servers required" tests -race -timeout 20m "${packages[@]}"
 # By itself: beside the other tests it would take as long as they do.
 spark() { TABLEXPORT_SPARK=1 go test -count=1 -v -run '^TestSparkReads$' ./export; }
 if command -v javac >/dev/null && command -v mvn >/dev/null && .ci/tools.sh spark; then

@@ -145,7 +145,7 @@ func bench(o options) error {
 	if o.out != "" && (err == nil || as[missed](err)) {
 		text, merr := json.MarshalIndent(r, "", "  ")
 		if merr == nil {
-			merr = os.WriteFile(o.out, append(text, '\n'), 0o644)
+			merr = os.WriteFile(o.out, append(text, '\n'), 0o640)
 		}
 		err = errors.Join(err, merr)
 	}
