@@ -93,7 +93,7 @@ type Instance struct {
 	Concurrency       int      `yaml:"concurrency" jsonschema:"minimum=1,maximum=16,default=2" jsonschema_description:"Requests in flight at once. ERP.net allows 2 by default."`
 	RequestsPerMinute int      `yaml:"requests_per_minute" jsonschema:"minimum=1,maximum=100000,default=600" jsonschema_description:"Requests started per minute at most."`
 	CAFile            string   `yaml:"ca_file" jsonschema_description:"PEM file of the certificate authority, instead of the system's."`
-	Encoding          string   `yaml:"encoding" jsonschema:"enum=auto,enum=identity,enum=gzip,default=auto" jsonschema_description:"How answers are compressed on the way: auto finds out which is faster."`
+	Encoding          string   `yaml:"encoding" jsonschema:"enum=auto,enum=identity,enum=gzip,enum=zstd,default=auto" jsonschema_description:"How answers are compressed on the way: auto finds out which is faster. A server that does not know zstd sends plain answers when it is all that is asked for."`
 	Timeouts          Timeouts `yaml:"timeouts" jsonschema_description:"How long to wait for each phase of a request."`
 	Runs              int      `yaml:"runs" jsonschema:"minimum=1,maximum=64,default=2" jsonschema_description:"Runs of the clock at once; they share the limits above."`
 

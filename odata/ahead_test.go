@@ -370,6 +370,7 @@ func TestContentCodingFollowsThroughput(t *testing.T) {
 		{name: "loopback", url: "https://localhost", link: 2e9, want: "identity", changes: 0},
 		{name: "identity, forced", url: "https://acme.example", encoding: odata.EncodingIdentity, link: 1e6, want: "identity"},
 		{name: "gzip, forced", url: "https://localhost", encoding: odata.EncodingGzip, link: 1e9, packing: 20 * time.Millisecond, want: "gzip"},
+		{name: "zstd, forced", url: "https://localhost", encoding: odata.EncodingZstd, link: 1e9, packing: 20 * time.Millisecond, want: "zstd"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -142,9 +142,9 @@ func NewClient(opts Options) (*Client, error) {
 		opts.Name = instance.Host
 	}
 	switch opts.Encoding {
-	case "", EncodingAuto, EncodingIdentity, EncodingGzip:
+	case "", EncodingAuto, EncodingIdentity, EncodingGzip, EncodingZstd:
 	default:
-		return nil, &AddressError{Setting: "encoding", Reason: "must be auto, identity or gzip"}
+		return nil, &AddressError{Setting: "encoding", Reason: "must be auto, identity, gzip or zstd"}
 	}
 	c := &Client{
 		opts: opts, instance: instance, host: hostOf(instance),

@@ -17,6 +17,7 @@ const (
 	EncodingAuto     Encoding = "auto"
 	EncodingIdentity Encoding = "identity"
 	EncodingGzip     Encoding = "gzip"
+	EncodingZstd     Encoding = "zstd"
 )
 
 // acceptCompressed offers what is cheapest to inflate first. A server that does not know zstd takes gzip.
@@ -61,8 +62,8 @@ func newCodings(e Encoding, local bool) *codings {
 	switch e {
 	case EncodingIdentity:
 		c.accept = "identity"
-	case EncodingGzip:
-		c.accept = "gzip"
+	case EncodingGzip, EncodingZstd:
+		c.accept = string(e)
 	}
 	return c
 }

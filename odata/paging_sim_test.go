@@ -557,10 +557,10 @@ func TestCutAnswers(t *testing.T) {
 		"500": simulator.ServerError(), "503": simulator.Status(503, "down"), "429": simulator.TooMany(0), "silent": simulator.Stall(100, 30*time.Second),
 	} {
 		for _, paging := range pagings() {
-			for _, encoding := range []odata.Encoding{odata.EncodingGzip, odata.EncodingIdentity} {
+			for _, encoding := range []odata.Encoding{odata.EncodingGzip, odata.EncodingZstd, odata.EncodingIdentity} {
 				t.Run(name+"/"+string(paging)+"/"+string(encoding), func(t *testing.T) {
 					t.Parallel()
-					s := startSim(t, simulator.Options{}, func(o *odata.Options) {
+					s := startSim(t, simulator.Options{Zstd: encoding == odata.EncodingZstd}, func(o *odata.Options) {
 						o.IdleTimeout, o.Encoding = 100*time.Millisecond, encoding
 					})
 					q := s.query(lines)

@@ -242,8 +242,8 @@ func TestAnythingThatIsBelievedIsRight(t *testing.T) {
 		}
 		table := rapid.SampledFrom([]string{lines, view, links}).Draw(rt, "table")
 		n := rapid.Int64Range(0, 90).Draw(rt, "rows")
-		encoding := rapid.SampledFrom([]odata.Encoding{odata.EncodingGzip, odata.EncodingIdentity}).Draw(rt, "encoding")
-		s := startSim(t, simulator.Options{Rows: map[string]int64{table: max(n, 1)}, Behavior: b}, func(o *odata.Options) { o.Encoding = encoding })
+		encoding := rapid.SampledFrom([]odata.Encoding{odata.EncodingGzip, odata.EncodingZstd, odata.EncodingIdentity}).Draw(rt, "encoding")
+		s := startSim(t, simulator.Options{Rows: map[string]int64{table: max(n, 1)}, Behavior: b, Zstd: true}, func(o *odata.Options) { o.Encoding = encoding })
 		at := rapid.IntRange(0, 12).Draw(rt, "change")
 		for range rapid.IntRange(0, 2).Draw(rt, "faults") {
 			row := rapid.Int64Range(0, 20).Draw(rt, "row")

@@ -46,10 +46,17 @@ var links = []link{
 // The choice may cost so much more time than the better coding: it has to be found.
 const worstChoice = 1.35
 
+// offers are what the instance and the program agree on: the program's setting, and whether the simulator knows zstd beside gzip.
+var offers = []struct {
+	encoding string
+	zstd     bool
+}{{"identity", false}, {"gzip", false}, {"zstd", true}, {"auto", false}, {"auto", true}}
+
 // linked is a run over a link.
 type linked struct {
 	Link     string  `json:"link"`
 	Encoding string  `json:"encoding"`
+	Zstd     bool    `json:"zstd"` // the server offers it
 	Rows     int64   `json:"rows"`
 	Seconds  float64 `json:"seconds"`
 	CPUPerM  float64 `json:"cpuSecondsPerMillionRows"`
@@ -57,8 +64,8 @@ type linked struct {
 	WireMiB  float64 `json:"wireMiB"`
 }
 
-// overLinks reads a table over TLS on links of several kinds, with plain answers, with compressed ones, and as the program chooses. The address is not a
-// loopback, because there the program begins with plain answers.
+// overLinks reads a table over TLS on links of several kinds, with plain answers, with compressed ones, and as the program chooses from a server with and
+// without zstd. The address is not a loopback, because there the program begins with plain answers.
 func (t tools) overLinks(ctx context.Context, r *report) error {
 	host, err := ownAddress()
 	if err != nil {
@@ -67,22 +74,26 @@ func (t tools) overLinks(ctx context.Context, r *report) error {
 	fmt.Printf("\n%d columns over TLS, to %s\n\n%-20s %-10s %9s %9s %10s %13s %9s %9s\n", len(twenty), host, "link", "encoding", "rows", "seconds", "rows/s", "CPU s/M rows", "wire MiB", "peak MiB")
 	var m missed
 	for _, l := range links {
-		best := 0.0
-		for _, coding := range []string{"identity", "gzip", "auto"} {
-			one, err := t.overLink(ctx, host, l, coding)
+		taken := map[string]float64{}
+		for _, o := range offers {
+			one, err := t.overLink(ctx, host, l, o.encoding, o.zstd)
 			if err != nil {
 				return err
 			}
 			r.Links = append(r.Links, one)
-			fmt.Printf("%-20s %-10s %9d %9.1f %10.0f %13.2f %9.0f %9.0f\n", one.Link, one.Encoding, one.Rows, one.Seconds, float64(one.Rows)/one.Seconds, one.CPUPerM, one.WireMiB, one.PeakMiB)
-			switch {
-			case coding == "auto" && one.Seconds > worstChoice*best:
-				m = append(m, fmt.Sprintf("%s: the program's choice takes %.2f times the better coding's time, the bar is %.2f", l.Name, one.Seconds/best, worstChoice))
-			case best == 0 || one.Seconds < best:
-				best = one.Seconds
+			fmt.Printf("%-20s %-10s %9d %9.1f %10.0f %13.2f %9.0f %9.0f\n", one.Link, one.coding(), one.Rows, one.Seconds, float64(one.Rows)/one.Seconds, one.CPUPerM, one.WireMiB, one.PeakMiB)
+			taken[one.coding()] = one.Seconds
+			if o.encoding == "auto" {
+				packed := "gzip"
+				if o.zstd {
+					packed = "zstd"
+				}
+				if best := min(taken["identity"], taken[packed]); one.Seconds > worstChoice*best {
+					m = append(m, fmt.Sprintf("%s, %s: the program's choice takes %.2f times the better coding's time, the bar is %.2f", l.Name, one.coding(), one.Seconds/best, worstChoice))
+				}
 			}
 			if one.PeakMiB > maxRSS {
-				m = append(m, fmt.Sprintf("%s, %s: a peak of %.0f MiB, the bar is %d", l.Name, coding, one.PeakMiB, maxRSS))
+				m = append(m, fmt.Sprintf("%s, %s: a peak of %.0f MiB, the bar is %d", l.Name, one.coding(), one.PeakMiB, maxRSS))
 			}
 		}
 	}
@@ -108,9 +119,17 @@ jobs:
     paging: {page_size: 10000}
 `
 
-func (t tools) overLink(ctx context.Context, host string, l link, coding string) (linked, error) {
-	one := linked{Link: l.Name, Encoding: coding, Rows: l.rows}
-	server, err := sim.New(sim.Options{Seed: 1, Rows: map[string]int64{table: l.rows}})
+// coding is a name for what was agreed on.
+func (l linked) coding() string {
+	if l.Encoding == "auto" && l.Zstd {
+		return "auto+zstd"
+	}
+	return l.Encoding
+}
+
+func (t tools) overLink(ctx context.Context, host string, l link, encoding string, zstd bool) (linked, error) {
+	one := linked{Link: l.Name, Encoding: encoding, Zstd: zstd, Rows: l.rows}
+	server, err := sim.New(sim.Options{Seed: 1, Zstd: zstd, Rows: map[string]int64{table: l.rows}})
 	if err != nil {
 		return one, err
 	}
@@ -132,7 +151,7 @@ func (t tools) overLink(ctx context.Context, host string, l link, coding string)
 	go func() { _ = far.ServeTLS(paced, "", "") }() // ends with Close
 	defer far.Close()
 	config := filepath.Join(dir, "tablexport.yaml")
-	text := fmt.Appendf(nil, linksConfig, "https://"+listener.Addr().String(), coding, table, strings.Join(twenty, ", "))
+	text := fmt.Appendf(nil, linksConfig, "https://"+listener.Addr().String(), encoding, table, strings.Join(twenty, ", "))
 	if err := os.WriteFile(config, text, 0o640); err != nil {
 		return one, err
 	}

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
+
 	"github.com/tablexport/tablexport/odata/edm"
 )
 
@@ -325,25 +327,43 @@ func get2(t *testing.T, b Behavior) (*Server, string) {
 	return s, w.Body.String()
 }
 
-func TestGzip(t *testing.T) {
-	for _, off := range []bool{false, true} {
-		s, err := New(Options{NoGzip: off, Rows: map[string]int64{product: 300}})
+func TestCompression(t *testing.T) {
+	for _, tt := range []struct {
+		options      Options
+		accept, want string
+	}{
+		{Options{}, "deflate, gzip;q=0.8", "gzip"},
+		{Options{}, "zstd, gzip", "gzip"},
+		{Options{}, "zstd, gzip;q=0", ""},
+		{Options{}, "identity", ""},
+		{Options{Plain: true}, "gzip", ""},
+		{Options{Zstd: true}, "zstd, gzip", "zstd"},
+		{Options{Zstd: true}, "gzip", "gzip"},
+		{Options{Zstd: true}, "identity", ""},
+		{Options{Zstd: true, Plain: true}, "zstd, gzip", ""},
+	} {
+		tt.options.Rows = map[string]int64{product: 300}
+		s, err := New(tt.options)
 		if err != nil {
 			t.Fatal(err)
 		}
 		w := httptest.NewRecorder()
 		r := httptest.NewRequest(http.MethodGet, tableAPI+product, nil)
 		r.Header.Set("X-Api-Key", DemoToken)
-		r.Header.Set("Accept-Encoding", "deflate, gzip;q=0.8")
+		r.Header.Set("Accept-Encoding", tt.accept)
 		s.ServeHTTP(w, r)
-		if zipped := w.Header().Get("Content-Encoding") == "gzip"; zipped == off {
-			t.Fatalf("gzip off is %v, the answer is zipped: %v", off, zipped)
+		if coding := w.Header().Get("Content-Encoding"); coding != tt.want {
+			t.Fatalf("%+v, %q: the answer comes as %q", tt.options, tt.accept, coding)
 		}
 		body := io.Reader(w.Body)
-		if !off {
-			if body, err = gzip.NewReader(body); err != nil {
-				t.Fatal(err)
-			}
+		switch tt.want {
+		case "gzip":
+			body, err = gzip.NewReader(body)
+		case "zstd":
+			body, err = zstd.NewReader(body)
+		}
+		if err != nil {
+			t.Fatal(err)
 		}
 		text, err := io.ReadAll(body)
 		if err != nil {

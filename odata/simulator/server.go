@@ -45,7 +45,8 @@ type Options struct {
 	Behavior   Behavior            // of every table
 	Tables     map[string]Behavior // of single tables, in place of Behavior
 	NoMetadata bool                // $metadata answers 404
-	NoGzip     bool                // Accept-Encoding is not heeded
+	Plain      bool                // Accept-Encoding is not heeded
+	Zstd       bool                // answers come in zstd where it is accepted, in gzip elsewhere
 
 	// First and Last are the first and the last date of the documents of the first load; zero = 2022-01-01 and 2026-10-31.
 	First, Last time.Time

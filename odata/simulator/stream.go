@@ -5,9 +5,11 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
 
 	"github.com/tablexport/tablexport/odata/edm"
 )
@@ -23,7 +25,7 @@ type answer struct {
 	r      *http.Request
 	w      http.ResponseWriter
 	out    io.Writer // w, or a limiter or a compressor above it
-	zip    *gzip.Writer
+	zip    packer    // nil: the answer is plain
 
 	buf     []byte
 	cell    cell
@@ -54,10 +56,20 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, q *query, m *mis
 	if m.shortGzip >= 0 {
 		a.out = &limiter{to: a.out, left: m.shortGzip}
 	}
-	if m.shortGzip >= 0 || (!s.opts.NoGzip && acceptsGzip(r)) {
+	// The fastest levels: the speed of tests is worth more than the bytes on a loopback.
+	switch {
+	case s.opts.Zstd && !s.opts.Plain && m.shortGzip < 0 && accepts(r, "zstd"):
+		w.Header().Set("Content-Encoding", "zstd")
+		z := zstdPool.Get().(*zstd.Encoder)
+		defer func() {
+			z.Reset(nil)
+			zstdPool.Put(z)
+		}()
+		z.Reset(a.out)
+		a.zip, a.out = z, z
+	case m.shortGzip >= 0 || !s.opts.Plain && accepts(r, "gzip"):
 		w.Header().Set("Content-Encoding", "gzip")
-		// Level 1 cannot fail, and the speed of tests is worth more than the bytes on a loopback.
-		a.zip, _ = gzip.NewWriterLevel(a.out, gzip.BestSpeed)
+		a.zip, _ = gzip.NewWriterLevel(a.out, gzip.BestSpeed) // cannot fail with this level
 		a.out = a.zip
 	}
 	if r.Method == http.MethodHead {
@@ -70,10 +82,26 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, q *query, m *mis
 	a.write()
 }
 
-func acceptsGzip(r *http.Request) bool {
+// packer compresses an answer.
+type packer interface {
+	io.WriteCloser
+	Flush() error
+}
+
+// zstdPool holds *zstd.Encoder: each has megabytes of tables.
+var zstdPool = sync.Pool{New: func() any {
+	z, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest))
+	if err != nil {
+		panic(err) // only options that exclude each other can do that
+	}
+	return z
+}}
+
+// accepts reports whether the client takes a content coding.
+func accepts(r *http.Request, coding string) bool {
 	for part := range strings.SplitSeq(r.Header.Get("Accept-Encoding"), ",") {
 		name, q, _ := strings.Cut(strings.TrimSpace(part), ";")
-		if name == "gzip" && strings.ReplaceAll(q, " ", "") != "q=0" {
+		if name == coding && strings.ReplaceAll(q, " ", "") != "q=0" {
 			return true
 		}
 	}
