@@ -171,17 +171,5 @@ func (d *Dataset) findingsActions(base *delta.Snapshot, spec FindingsSpec, add d
 	}
 	app := (&Spec{Job: spec.Report}).appID("")
 	out := []delta.Action{{CommitInfo: info}, {Txn: &delta.Txn{AppID: app, Version: base.Txns[app].Version + 1, LastUpdated: now.UnixMilli()}}}
-	if base.Version < 0 {
-		out = append(out, delta.Action{Protocol: &delta.Protocol{MinReaderVersion: 1, MinWriterVersion: 2}})
-	}
-	if base.Version < 0 || !meta.Equal(base.Metadata) {
-		out = append(out, delta.Action{Metadata: &meta})
-	}
-	for _, f := range files {
-		out = append(out, delta.Action{Remove: &delta.Remove{
-			Path: f.Path, DeletionTimestamp: now.UnixMilli(), DataChange: true,
-			ExtendedFileMetadata: true, PartitionValues: f.PartitionValues, Size: f.Size,
-		}})
-	}
-	return append(out, delta.Action{Add: &add}), nil
+	return append(append(out, replacing(base, &meta, files, now)...), delta.Action{Add: &add}), nil
 }

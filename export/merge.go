@@ -406,10 +406,7 @@ func (m *Merge) removes(base *delta.Snapshot, now time.Time, c *Commit) (out []d
 			continue
 		}
 		left--
-		out = append(out, delta.Action{Remove: &delta.Remove{
-			Path: f.Path, DeletionTimestamp: now.UnixMilli(), DataChange: true,
-			ExtendedFileMetadata: true, PartitionValues: f.PartitionValues, Size: f.Size,
-		}})
+		out = append(out, removal(f, now.UnixMilli(), true))
 	}
 	if left > 0 {
 		return nil, &delta.Conflict{Version: base.Version, Reason: "the files that hold the changed rows were rearranged meanwhile"}

@@ -205,6 +205,20 @@ func earlier(base *delta.Snapshot, spec *Spec) (files []delta.Add) {
 	return files
 }
 
+// replacing are the actions by which files go, behind those that begin a table that is not there yet or change its metadata.
+func replacing(base *delta.Snapshot, meta *delta.Metadata, files []delta.Add, now time.Time) (out []delta.Action) {
+	if base.Version < 0 {
+		out = append(out, delta.Action{Protocol: &delta.Protocol{MinReaderVersion: 1, MinWriterVersion: 2}})
+	}
+	if base.Version < 0 || !meta.Equal(base.Metadata) {
+		out = append(out, delta.Action{Metadata: meta})
+	}
+	for _, f := range files {
+		out = append(out, removal(f, now.UnixMilli(), true))
+	}
+	return out
+}
+
 func (d *Dataset) quarantineActions(base *delta.Snapshot, spec *Spec, schema *arrow.Schema, add *delta.Add, rows int) ([]delta.Action, error) {
 	now := spec.Now()
 	files := earlier(base, spec)
@@ -220,18 +234,7 @@ func (d *Dataset) quarantineActions(base *delta.Snapshot, spec *Spec, schema *ar
 	if err != nil {
 		return nil, err
 	}
-	if base.Version < 0 {
-		out = append(out, delta.Action{Protocol: &delta.Protocol{MinReaderVersion: 1, MinWriterVersion: 2}})
-	}
-	if base.Version < 0 || !meta.Equal(base.Metadata) {
-		out = append(out, delta.Action{Metadata: &meta})
-	}
-	for _, f := range files {
-		out = append(out, delta.Action{Remove: &delta.Remove{
-			Path: f.Path, DeletionTimestamp: now.UnixMilli(), DataChange: true,
-			ExtendedFileMetadata: true, PartitionValues: f.PartitionValues, Size: f.Size,
-		}})
-	}
+	out = append(out, replacing(base, &meta, files, now)...)
 	if add != nil {
 		out = append(out, delta.Action{Add: add})
 	}

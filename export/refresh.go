@@ -277,10 +277,7 @@ func (r *Refresh) removes(base *delta.Snapshot, now time.Time, c *Commit) (out [
 			continue
 		}
 		gone[value] = true
-		out = append(out, delta.Action{Remove: &delta.Remove{
-			Path: f.Path, DeletionTimestamp: now.UnixMilli(), DataChange: true,
-			ExtendedFileMetadata: true, PartitionValues: f.PartitionValues, Size: f.Size,
-		}})
+		out = append(out, removal(f, now.UnixMilli(), true))
 	}
 	c.Removed = len(out)
 	for _, value := range r.expired {

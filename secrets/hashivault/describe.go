@@ -95,20 +95,25 @@ func keyVersion(key string) (int, bool) {
 
 // patch changes keys of the custom metadata of a token; nil removes one. Doing it twice is doing it once.
 func (v *Vault) patch(ctx context.Context, name string, custom map[string]*string) error {
+	return v.writeMetadata(ctx, http.MethodPatch, "patch", name, map[string]any{"custom_metadata": custom})
+}
+
+// writeMetadata writes to the metadata of a token, again where the answer was lost: it must be such that twice is once.
+func (v *Vault) writeMetadata(ctx context.Context, method, act, name string, content map[string]any) error {
 	path := v.path("metadata", "tokens/"+name)
-	body, err := json.Marshal(map[string]any{"custom_metadata": custom})
+	body, err := json.Marshal(content)
 	if err != nil {
 		return fmt.Errorf("hashivault: encode metadata: %w", err)
 	}
 	for try := 1; ; try++ {
-		a, err := v.call(ctx, http.MethodPatch, path, nil, body)
+		a, err := v.call(ctx, method, path, nil, body)
 		switch {
 		case err != nil:
 			return err
 		case a.ok():
 			return nil
 		case !a.lost() || try == readTries || !pause(ctx, try):
-			return v.fault(ctx, a, "patch", path)
+			return v.fault(ctx, a, act, path)
 		}
 	}
 }

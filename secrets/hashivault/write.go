@@ -123,24 +123,9 @@ func unknownIf(err, lost error) error {
 // create makes the secret without a version, so that it keeps more of them than Vault's default and takes
 // check-and-set writes only. Doing it twice, or at once with another, does no harm.
 func (v *Vault) create(ctx context.Context, name string, b secrets.Binding) error {
-	path := v.path("metadata", "tokens/"+name)
 	// What people and other tools see of it in Vault without reading it; nothing here believes it.
 	custom := map[string]string{"managed_by": "tablexport", "instance": b.Instance, "host": b.Host, "environment": b.Environment}
-	body, err := json.Marshal(map[string]any{"max_versions": keepVersions, "cas_required": true, "custom_metadata": custom})
-	if err != nil {
-		return fmt.Errorf("hashivault: encode metadata: %w", err)
-	}
-	for try := 1; ; try++ {
-		a, err := v.call(ctx, http.MethodPut, path, nil, body)
-		switch {
-		case err != nil:
-			return err
-		case a.ok():
-			return nil
-		case !a.lost() || try == readTries || !pause(ctx, try):
-			return v.fault(ctx, a, "create", path)
-		}
-	}
+	return v.writeMetadata(ctx, http.MethodPut, "create", name, map[string]any{"max_versions": keepVersions, "cas_required": true, "custom_metadata": custom})
 }
 
 // roomFor refuses a write that would push the active version out of what Vault keeps.
