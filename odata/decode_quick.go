@@ -1,8 +1,8 @@
 package odata
 
 import (
+	"bytes"
 	"encoding/binary"
-	"math"
 	"math/bits"
 
 	"github.com/apache/arrow/go/v17/arrow/decimal128"
@@ -20,9 +20,10 @@ import (
 // step is a column at its place in the row before.
 type step struct {
 	c     *column
-	size  int      // bytes of the key: "Name":
-	words []uint64 // the key, filled up with zeros
-	mask  uint64   // of the last word
+	size  int       // bytes of the key: "Name":
+	words [4]uint64 // its first 32 bytes, filled up with zeros
+	masks [4]uint64 // which bytes of the words are the key's
+	rest  []byte    // of the key, behind them
 	form  form
 }
 
@@ -70,13 +71,13 @@ func formOf(k edm.Kind) form {
 }
 
 func newStep(c *column) step {
-	s := step{c: c, size: len(c.key), form: c.form, mask: math.MaxUint64}
-	var padded [8]byte
-	for key := c.key; len(key) > 0; key = key[min(8, len(key)):] {
-		clear(padded[:])
-		n := copy(padded[:], key)
-		s.words = append(s.words, binary.LittleEndian.Uint64(padded[:]))
-		s.mask = math.MaxUint64 >> (64 - 8*n)
+	s := step{c: c, size: len(c.key), form: c.form, rest: []byte(c.key[min(32, len(c.key)):])}
+	var key, mask [32]byte
+	for i := range copy(key[:], c.key) {
+		mask[i] = 0xFF
+	}
+	for i := range s.words {
+		s.words[i], s.masks[i] = binary.LittleEndian.Uint64(key[8*i:]), binary.LittleEndian.Uint64(mask[8*i:])
 	}
 	return s
 }
@@ -142,22 +143,78 @@ func (d *decoder) missed() {
 }
 
 // quick reads one row at d.n. It returns the position after it, or a negative one if object is to read it.
+//
+// Of each key it looks at 32 bytes, however long the key is: behind the data there are as many. Keys are compared and values
+// told apart here and not by functions, because a call takes as long as either.
 func (d *decoder) quick(b []byte, pos int) int {
 	before := byte('{')
+	le := binary.LittleEndian
 	for i := range d.plan {
 		s := &d.plan[i]
-		if b[pos] != before {
-			return -1
-		}
-		before = ','
-		next := s.match(b, pos+1)
-		for next < 0 {
-			if pos = d.annotation(b, pos+1); pos < 0 || b[pos] != ',' {
+		for {
+			if b[pos] != before {
 				return -1
 			}
-			next = s.match(b, pos+1)
+			before = ','
+			pos++
+			k := (*[32]byte)(b[pos:])
+			differ := (le.Uint64(k[0:])^s.words[0])&s.masks[0] | (le.Uint64(k[8:])^s.words[1])&s.masks[1] |
+				(le.Uint64(k[16:])^s.words[2])&s.masks[2] | (le.Uint64(k[24:])^s.words[3])&s.masks[3]
+			if differ == 0 && (len(s.rest) == 0 || bytes.HasPrefix(b[pos+32:], s.rest)) {
+				break
+			}
+			if pos = d.annotation(b, pos); pos < 0 {
+				return -1
+			}
 		}
-		if pos = d.quickValue(s, b, next); pos < 0 {
+		if pos += s.size; b[pos] == 'n' {
+			if le.Uint32(b[pos:]) != wordNull || !s.c.nullable {
+				return -1
+			}
+			s.c.setNull(d.mem, d.n, d.room)
+			pos += 4
+			continue
+		}
+		next := -1
+		var v int64
+		switch s.form {
+		case formGUID:
+			next = s.c.quickGUID(b, pos, d.n)
+		case formString:
+			next = d.quickString(s.c, b, pos)
+		case formDecimal:
+			next = s.c.quickDecimal(b, pos, d.n)
+		case formDateTime:
+			next = s.c.quickDateTime(b, pos, d.n)
+		case formDate:
+			next = s.c.quickDate(b, pos, d.n)
+		case formBoolean:
+			next = s.c.quickBoolean(b, pos, d.n)
+		case formInt64:
+			if v, next = quickInteger(b, pos, 15); next >= 0 {
+				s.c.i64[d.n] = v
+			}
+		case formInt32:
+			if v, next = quickInteger(b, pos, 8); next >= 0 {
+				s.c.i32[d.n] = int32(v) // at most eight digits
+			}
+		case formInt16:
+			if v, next = quickInteger(b, pos, 8); next >= 0 && v == int64(int16(v)) {
+				s.c.i16[d.n] = int16(v)
+			} else {
+				next = -1
+			}
+		case formByte:
+			if v, next = quickInteger(b, pos, 8); next >= 0 && v == int64(uint8(v)) {
+				s.c.i16[d.n] = int16(v)
+			} else {
+				next = -1
+			}
+		}
+		if next < 0 {
+			next = s.c.op(d, s.c, b, pos)
+		}
+		if pos = next; pos < 0 {
 			return -1
 		}
 	}
@@ -183,81 +240,7 @@ func (d *decoder) annotation(b []byte, pos int) int {
 	return -1
 }
 
-// match compares the bytes at pos with the key, and returns the position after it or a negative one.
-func (s *step) match(b []byte, pos int) int {
-	words := s.words
-	last := len(words) - 1
-	if last < 0 || pos+8*len(words) > len(b) {
-		return -1
-	}
-	k := b[pos : pos+8*len(words)]
-	var differ uint64
-	for i := 0; i < last && len(k) >= 8; i++ {
-		differ |= binary.LittleEndian.Uint64(k) ^ words[i]
-		k = k[8:]
-	}
-	if differ|(binary.LittleEndian.Uint64(k)^words[last])&s.mask != 0 {
-		return -1
-	}
-	return pos + s.size
-}
-
 const wordNull = 'n' | 'u'<<8 | 'l'<<16 | 'l'<<24
-
-// quickValue reads the value of a column.
-func (d *decoder) quickValue(s *step, b []byte, pos int) int {
-	c, n := s.c, d.n
-	if b[pos] == 'n' {
-		if binary.LittleEndian.Uint32(b[pos:]) != wordNull || !c.nullable {
-			return -1
-		}
-		c.setNull(d.mem, n, d.room)
-		return pos + 4
-	}
-	next := -1
-	switch s.form {
-	case formGUID:
-		next = c.quickGUID(b, pos, n)
-	case formString:
-		next = d.quickString(c, b, pos)
-	case formDecimal:
-		next = c.quickDecimal(b, pos, n)
-	case formDateTime:
-		next = c.quickDateTime(b, pos, n)
-	case formDate:
-		next = c.quickDate(b, pos, n)
-	case formBoolean:
-		next = c.quickBoolean(b, pos, n)
-	case formInt32:
-		var v int64
-		if v, next = quickInteger(b, pos, 8); next >= 0 {
-			c.i32[n] = int32(v) // at most eight digits
-		}
-	case formInt64:
-		var v int64
-		if v, next = quickInteger(b, pos, 15); next >= 0 {
-			c.i64[n] = v
-		}
-	case formInt16:
-		var v int64
-		if v, next = quickInteger(b, pos, 8); next >= 0 && v == int64(int16(v)) {
-			c.i16[n] = int16(v)
-		} else {
-			next = -1
-		}
-	case formByte:
-		var v int64
-		if v, next = quickInteger(b, pos, 8); next >= 0 && v == int64(uint8(v)) {
-			c.i16[n] = int16(v)
-		} else {
-			next = -1
-		}
-	}
-	if next < 0 {
-		next = c.op(d, c, b, pos)
-	}
-	return next
-}
 
 // quickGUID reads the one form of a GUID, and writes it in lower case.
 func (c *column) quickGUID(b []byte, pos, n int) int {

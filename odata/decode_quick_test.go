@@ -107,6 +107,63 @@ func TestQuickIsTaken(t *testing.T) {
 	}
 }
 
+// TestQuickKeys reads keys of every length in words and between, and of each every byte changed, one too many and one too few.
+func TestQuickKeys(t *testing.T) {
+	var columns []edm.Column
+	for _, n := range []int{1, 4, 5, 6, 12, 13, 14, 28, 29, 30, 36, 37, 38, 61, 90} { // with its quotes and the colon a key has three more
+		columns = append(columns, edm.Column{Name: strings.Repeat("Abcdefgh_", 10)[:n], Type: edm.Type{Kind: edm.Int32}})
+	}
+	table := tableOf(t, columns...)
+	row := func(at int, key string) string {
+		var members []string
+		for i, c := range columns {
+			if i != at {
+				members = append(members, fmt.Sprintf("%q:%d", c.Name, i))
+				continue
+			}
+			members = append(members, fmt.Sprintf("%s%d", key, i))
+		}
+		return "{" + strings.Join(members, ",") + "}"
+	}
+	plain := row(-1, "")
+	d := decoderOf(t, table, 1000)
+	d.rowID = 0
+	got, err := runDecode(d, strings.NewReader(answerOf(plain, plain, plain)), 0)
+	if err != nil || d.rowID != 1 || len(got.Rows) != 3 {
+		t.Fatalf("%v; object was asked %d times", err, d.rowID)
+	}
+	for i := range columns {
+		if got.Rows[2][i] != fmt.Sprint(i) {
+			t.Errorf("column %d has %s", i, got.Rows[2][i])
+		}
+	}
+	for i, c := range columns {
+		key := fmt.Sprintf("%q:", c.Name)
+		keys := []string{key[:len(key)-2] + `x":`, key[:len(key)-3] + `":`, key[:len(key)-1], key + ":", key + " "}
+		for at := range len(key) {
+			for _, flip := range []byte{1, 0x20, 0x80} {
+				changed := []byte(key)
+				changed[at] ^= flip
+				keys = append(keys, string(changed))
+			}
+		}
+		for _, k := range keys {
+			data := []byte(answerOf(plain, row(i, k), plain))
+			want, err := runDecode(withoutQuick(decoderOf(t, table, 0)), bytes.NewReader(data), 0)
+			if (err == nil) != (k == key+" ") {
+				t.Fatalf("%q: %v", k, err)
+			}
+			got, _ := runDecode(decoderOf(t, table, 0), bytes.NewReader(data), 0)
+			if err != nil {
+				got.Answer.bytes = want.Answer.bytes
+			}
+			if diff := cmp.Diff(want, got, equalOutcomes); diff != "" {
+				t.Fatalf("%q for %q: %s", k, key, diff)
+			}
+		}
+	}
+}
+
 // TestQuickSplits cuts an answer at every byte, with windows of several sizes.
 func TestQuickSplits(t *testing.T) {
 	table := decodeTable(t)
