@@ -198,18 +198,8 @@ func (d *decoder) quick(b []byte, pos int) int {
 			if v, next = quickInteger(b, pos, 8); next >= 0 {
 				s.c.i32[d.n] = int32(v) // at most eight digits
 			}
-		case formInt16:
-			if v, next = quickInteger(b, pos, 8); next >= 0 && v == int64(int16(v)) {
-				s.c.i16[d.n] = int16(v)
-			} else {
-				next = -1
-			}
-		case formByte:
-			if v, next = quickInteger(b, pos, 8); next >= 0 && v == int64(uint8(v)) {
-				s.c.i16[d.n] = int16(v)
-			} else {
-				next = -1
-			}
+		case formInt16, formByte:
+			next = s.c.quickShort(b, pos, d.n)
 		}
 		if next < 0 {
 			next = s.c.op(d, s.c, b, pos)
@@ -372,6 +362,16 @@ func quickInteger(b []byte, pos, most int) (int64, int) {
 		v = -v
 	}
 	return v, pos + n
+}
+
+// quickShort reads an integer of 16 bits, or one of eight that is not negative.
+func (c *column) quickShort(b []byte, pos, n int) int {
+	v, next := quickInteger(b, pos, 8)
+	if next < 0 || v != int64(int16(v)) || c.form == formByte && v != int64(uint8(v)) {
+		return -1
+	}
+	c.i16[n] = int16(v)
+	return next
 }
 
 // quickDecimal reads a number with up to eight digits before the point and up to eight behind it, if 18 digits hold it.

@@ -33,7 +33,7 @@ type program struct {
 	Wall    float64 `json:"wallSeconds"`
 	PeakMiB float64 `json:"peakMiB"`
 	OutMiB  float64 `json:"writtenMiB,omitempty"`
-	Rows    int64   `json:"rows"` // the naive program and DuckDB may get fewer: they are slow
+	Rows    int64   `json:"rows"` // DuckDB has the seams of the pages twice
 
 	cpu, wall, peak []float64
 }
@@ -43,8 +43,6 @@ type program struct {
 var programs = []string{"drain", "scan", "scope", "encode", "upload", "run", "low-memory", "naive", "duckdb-1", "duckdb-2", "fastduck-1", "fastduck-2"}
 
 func isDuckDB(name string) bool { return strings.Contains(name, "duck") }
-
-const slowPages = 5 // pages that the naive program and DuckDB's read_json get at least
 
 // compare measures the named programs.
 func (t tools) compare(ctx context.Context, columns int, rows int64, page, rounds int, names []string) (comparison, error) {
@@ -89,14 +87,11 @@ type peers struct {
 	files []string
 	bytes int64
 	list  string // of all pages' addresses
-	short string // of some
-	few   int    // how many those are
-	some  int64  // rows of those
 	last  string // a published file
 }
 
 func (t tools) peersOf(w *world) (*peers, error) {
-	p := &peers{t: t, w: w, list: w.path("pages.txt"), short: w.path("some.txt")}
+	p := &peers{t: t, w: w, list: w.path("pages.txt")}
 	var urls []string
 	var err error
 	if p.table, err = modelTable(); err != nil {
@@ -106,15 +101,10 @@ func (t tools) peersOf(w *world) (*peers, error) {
 	if want := (w.rows + int64(w.page) - 1) / int64(w.page); int64(len(urls)) < want {
 		return nil, fmt.Errorf("%d pages were recorded, %d are there", len(urls), want)
 	}
-	n := min(max(slowPages, len(urls)/10), len(urls)) // by default, a tenth
-	p.few, p.some = n, min(int64(n)*int64(w.page), w.rows)
-	if err := os.WriteFile(p.list, []byte(strings.Join(urls, "\n")), 0o640); err != nil {
-		return nil, err
-	}
-	return p, os.WriteFile(p.short, []byte(strings.Join(urls[:n], "\n")), 0o640)
+	return p, os.WriteFile(p.list, []byte(strings.Join(urls, "\n")), 0o640)
 }
 
-// measure runs a program once.
+// measure runs a program once, on all pages: what a program takes at its start is then spread over as many rows as for the others.
 func (p *peers) measure(ctx context.Context, name string, m *program) error {
 	w := p.w
 	m.Rows = w.rows
@@ -140,13 +130,12 @@ func (p *peers) measure(ctx context.Context, name string, m *program) error {
 		done, err = w.copy(ctx, flags...)
 		c, m.OutMiB = done.cost, done.OutMiB
 	case "naive":
-		m.Rows = p.some
-		c, err = p.t.process(ctx, p.t.naive, slices.Concat([]string{p.short, w.path("naive.parquet")}, naiveColumns(p.table, w.names))...)
+		c, err = p.t.process(ctx, p.t.naive, slices.Concat([]string{p.list, w.path("naive.parquet")}, naiveColumns(p.table, w.names))...)
 		m.OutMiB = mebibytes(w.path("naive.parquet"))
 	case "duckdb-1", "duckdb-2":
-		c, err = p.duckdb(ctx, "read_json", name, p.files[:p.few], m)
+		c, err = p.duckdb(ctx, "read_json", name, m)
 	case "fastduck-1", "fastduck-2":
-		c, err = p.duckdb(ctx, "from_json", name, p.files, m)
+		c, err = p.duckdb(ctx, "from_json", name, m)
 	default:
 		err = fmt.Errorf("there is no program %s", name)
 	}
@@ -158,13 +147,13 @@ func (p *peers) measure(ctx context.Context, name string, m *program) error {
 	return nil
 }
 
-func (p *peers) duckdb(ctx context.Context, way, name string, files []string, m *program) (cost, error) {
+func (p *peers) duckdb(ctx context.Context, way, name string, m *program) (cost, error) {
 	columns, err := duckColumns(p.table, p.w.names)
 	if err != nil {
 		return cost{}, err
 	}
 	list := p.w.path("files.txt")
-	if err := os.WriteFile(list, []byte(strings.Join(files, "\n")), 0o640); err != nil {
+	if err := os.WriteFile(list, []byte(strings.Join(p.files, "\n")), 0o640); err != nil {
 		return cost{}, err
 	}
 	out := p.w.path("duckdb.parquet")
@@ -178,14 +167,12 @@ func (p *peers) duckdb(ctx context.Context, way, name string, files []string, m 
 		return c, err
 	}
 	// Every page but the first begins with the last row of the one before.
-	want, seams := min(int64(len(files))*int64(p.w.page), p.w.rows), int64(len(files))-1
+	want, seams := p.w.rows, int64(len(p.files))-1
 	if said.Rows < want-seams-1 || said.Rows > want+seams+1 {
 		return c, fmt.Errorf("DuckDB has %d rows, its pages %d", said.Rows, want)
 	}
 	m.Rows = said.Rows
-	if len(files) == len(p.files) {
-		m.OutMiB = mebibytes(out)
-	}
+	m.OutMiB = mebibytes(out)
 	return c, nil
 }
 

@@ -54,7 +54,7 @@ func main() {
 	flag.IntVar(&o.page, "page", 10_000, "rows of a page")
 	flag.IntVar(&o.rounds, "rounds", 5, "rounds of a comparison")
 	flag.Int64Var(&o.rows, "compare-rows", 500_000, "rows of a comparison with 20 columns")
-	flag.Int64Var(&o.wide, "compare-wide", 200_000, "rows of a comparison with 60 columns")
+	flag.Int64Var(&o.wide, "compare-wide", 400_000, "rows of a comparison with 60 columns")
 	flag.StringVar(&o.programs, "programs", "", "of a comparison, comma-separated: "+strings.Join(programs, ", ")+" (default: all)")
 	flag.StringVar(&o.out, "json", "", "write the results to this file too")
 	flag.StringVar(&o.recorded, "recorded", ".ci/bench/recorded.json", "the recorded ratios")
