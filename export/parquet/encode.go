@@ -100,10 +100,15 @@ type pages struct {
 	at       []place  // of each page
 	list     []page
 
+	saved   map[parquet.Encoding]saving
+	entropy map[parquet.Encoding]entropyTrial
+}
+
+// saving is what compression did for the pages of one encoding. Those of another are other bytes: the codes of a dictionary with hardly a repeat are noise, and
+// the texts that come without it in the next chunk are not.
+type saving struct {
 	raw, packed int64 // of this chunk, before and after compression
-	store       int   // chunks that are stored before compression is tried again
-	storing     bool
-	entropy     map[parquet.Encoding]entropyTrial
+	store       int   // chunks with such pages that are stored before compression is tried again
 }
 
 // place is where in the arena a page is.
@@ -141,14 +146,15 @@ func (p *pages) begin() []byte {
 // end compresses the body that begin returned and its caller completed.
 func (p *pages) end(body []byte, enc parquet.Encoding) {
 	into := p.piece()
-	from := len(*into)
-	if p.storing {
+	from, s := len(*into), p.saved[enc]
+	if s.store > 0 {
 		*into = appendStored(*into, body)
 	} else {
 		*into = p.compress(*into, body, enc)
 	}
-	p.raw += int64(len(body))
-	p.packed += int64(len(*into) - from)
+	s.raw += int64(len(body))
+	s.packed += int64(len(*into) - from)
+	p.saved[enc] = s
 	p.list = append(p.list, page{rows: p.levels.rows, size: len(body), encoding: enc})
 	p.at = append(p.at, place{p.last, from, len(*into)})
 	p.body = body
@@ -224,18 +230,21 @@ func (p *pages) chunk() chunk {
 		p.list[i].data = p.arena[at.piece][at.from:at.to:at.to]
 		c.values += int64(p.list[i].rows)
 	}
-	switch {
-	case p.storing:
-		p.store--
-	case p.raw > 0 && p.raw-p.packed < p.raw*leastSaved/100:
-		p.store = retryAfter
+	for enc, s := range p.saved {
+		switch {
+		case s.raw == 0:
+		case s.store > 0:
+			s.store--
+		case s.raw-s.packed < s.raw*leastSaved/100:
+			s.store = retryAfter
+		}
+		s.raw, s.packed = 0, 0
+		p.saved[enc] = s
 	}
-	p.storing = p.store > 0
 	for i := range p.arena {
 		p.arena[i] = p.arena[i][:0]
 	}
 	p.last, p.at, p.list = 0, p.at[:0], p.list[:0]
-	p.raw, p.packed = 0, 0
 	return c
 }
 

@@ -258,7 +258,42 @@ func checkEncodings(t require, r *rand.Rand, s *arrow.Schema, seen map[string]in
 	seen["stored"] += stored
 }
 
-func (p *pages) stores() bool { return p.storing }
+func (p *pages) stores() bool {
+	for _, s := range p.saved {
+		if s.store > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// Codes that zstd cannot shrink say nothing of the texts that come without a dictionary in the next chunk.
+func TestStoringIsJudgedByEncoding(t *testing.T) {
+	w, err := NewWriter(io.Discard, arrow.NewSchema([]arrow.Field{{Name: "a", Type: arrow.BinaryTypes.String}}, nil), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &w.encoders[0].(*textColumn).pages
+	noise, texts := make([]byte, 64<<10), make([]byte, 64<<10)
+	random := rand.New(rand.NewPCG(3, 4))
+	for i := range noise {
+		noise[i] = byte(random.Uint32())
+		texts[i] = "0123456789abcdef"[noise[i]&15]
+	}
+	size := func(body []byte, enc parquet.Encoding) int {
+		p.levels.rows = 1
+		p.end(append(p.begin(), body...), enc)
+		return len(p.chunk().pages[0].data)
+	}
+	for chunk := range retryAfter + 2 {
+		if got := size(noise, parquet.Encodings.RLEDict); got < len(noise) {
+			t.Errorf("chunk %d: codes take %d", chunk, got)
+		}
+		if got := size(texts, parquet.Encodings.Plain); got > len(texts)*6/10 {
+			t.Errorf("chunk %d: texts take %d of %d", chunk, got, len(texts))
+		}
+	}
+}
 
 // With the limits as they are: a dictionary that proves itself and then overflows in the middle of the row group, one that
 // fails its trial, sorted numbers, and a column that zstd cannot shrink.

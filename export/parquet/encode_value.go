@@ -332,5 +332,5 @@ func hashWide(v decimal128.Num) uint64 {
 }
 
 func newPages(cfg encoderConfig, f arrow.Field) pages {
-	return pages{encoderConfig: cfg, nullable: f.Nullable, entropy: map[parquet.Encoding]entropyTrial{}}
+	return pages{encoderConfig: cfg, nullable: f.Nullable, saved: map[parquet.Encoding]saving{}, entropy: map[parquet.Encoding]entropyTrial{}}
 }
