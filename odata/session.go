@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -109,11 +110,10 @@ func (s *Session) Metadata(ctx context.Context) (*edm.Model, error) {
 		if err := s.do(ctx, c); err != nil {
 			return nil, err
 		}
-		merged := edm.Merge(live, edm.Embedded())
-		if at := secretIn(merged, *c.secret); at != "" {
+		if at := secretIn(live, *c.secret); at != "" {
 			return nil, &ProtocolError{Asked: s.asked(&c), Reason: "the $metadata document repeats the token " + at + ", from where it would get into datasets; revoke the token"}
 		}
-		return merged, nil
+		return edm.Merge(live, edm.Embedded()), nil
 	})
 }
 
@@ -202,12 +202,13 @@ func (s *Session) planned(q Query) (first, next params, base *url.URL, err error
 func secretIn(m *edm.Model, secret string) string {
 	for _, name := range m.Tables() {
 		t, _ := m.Table(name)
-		if holdsSecret(name, secret) {
+		if holdsSecret(strings.Join(append([]string{name, t.Entity}, t.Owners...), " "), secret) {
 			return "in a table's name"
 		}
 		for i := range t.Columns {
 			c := &t.Columns[i]
-			if holdsSecret(c.Name+" "+c.Navigation+" "+c.Comment+" "+c.Source, secret) {
+			said := append([]string{c.Name, c.Navigation, c.References, c.Comment, c.Source}, c.Allowed...)
+			if holdsSecret(strings.Join(said, " "), secret) {
 				return "in what it says of a column"
 			}
 		}

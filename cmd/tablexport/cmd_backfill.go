@@ -123,12 +123,12 @@ func (g *globals) backfill(ctx context.Context, name string, o backfillOptions) 
 	if err != nil {
 		return err
 	}
+	defer sparing(o.lowMemory)()
 	a, err := g.open()
 	if err != nil {
 		return err
 	}
 	defer a.close()
-	defer sparing(o.lowMemory)()
 	job, err := a.job(name)
 	if err != nil {
 		return err

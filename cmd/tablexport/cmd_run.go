@@ -52,12 +52,12 @@ When several jobs are named, one that fails does not stop the others; the exit c
 }
 
 func (g *globals) run(ctx context.Context, args []string, o runOptions) error {
+	defer sparing(o.lowMemory)()
 	a, err := g.open()
 	if err != nil {
 		return err
 	}
 	defer a.close()
-	defer sparing(o.lowMemory)()
 	if o.set != "" {
 		if len(args) > 0 || o.all {
 			return usagef("--set runs the jobs of a set, one by one: name no jobs beside it")

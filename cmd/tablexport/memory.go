@@ -8,21 +8,22 @@ import (
 	"time"
 )
 
-// How much garbage may lie about before it is collected, in percent of what is in use. Records are used again, so little of it is
-// made: collecting it early costs next to nothing, and the default of 100 would cost memory. GOGC, where it is set, counts more.
+// How much garbage may lie about before it is collected, in percent of what is in use. A run has a limit instead: collecting any earlier took a
+// twentieth of its processor time. With --low-memory it is collected early. GOGC, where it is set, counts more.
 const (
-	gcPercent          = 50
+	gcPercent          = -1 // whatever lies about, up to the limit
+	gcPercentOwnLimit  = 50 // where GOMEMLIMIT sets another limit, or none
 	gcPercentLowMemory = 10
 )
 
-// leastLimit is what a run may take from the system before the runtime collects earlier and gives unused memory back sooner: what a run of twenty
-// columns needs. Without a limit, a run of an hour peaks above one of a second, because the greatest of many chances counts. GOMEMLIMIT,
+// leastLimit is what a run may take from the system before garbage is collected and unused memory given back: twice what a run of twenty
+// columns has in use. Every run of some length comes up to it, so a run of an hour does not peak above one of a second. GOMEMLIMIT,
 // where it is set, counts more.
-const leastLimit = 96 << 20
+const leastLimit = 112 << 20
 
 // limitFor is the limit where so much is in use: never so little that the collector would have no end of work.
 func limitFor(live uint64) int64 {
-	return max(leastLimit, int64(live+live/4))
+	return max(leastLimit, int64(live+live/2))
 }
 
 // spared counts who wants it: settings of the whole process come back when the last one ends.
@@ -50,15 +51,19 @@ func sparing(lowMemory bool) (restore func()) {
 
 func spare(lowMemory bool) (back func()) {
 	back = func() {}
+	limited := os.Getenv("GOMEMLIMIT") != ""
 	if os.Getenv("GOGC") == "" {
 		percent := gcPercent
-		if lowMemory {
+		switch {
+		case lowMemory:
 			percent = gcPercentLowMemory
+		case limited:
+			percent = gcPercentOwnLimit
 		}
 		before := debug.SetGCPercent(percent)
 		back = func() { debug.SetGCPercent(before) }
 	}
-	if lowMemory || os.Getenv("GOMEMLIMIT") != "" {
+	if lowMemory || limited {
 		return back
 	}
 	before := debug.SetMemoryLimit(leastLimit)

@@ -56,6 +56,11 @@ func TestSparing(t *testing.T) {
 	}
 	restore()
 	t.Setenv("GOMEMLIMIT", "1GiB")
+	restore = sparing(false)
+	if limit() != before || percent() != gcPercentOwnLimit {
+		t.Errorf("beside GOMEMLIMIT: a limit of %d and %d percent", limit(), percent())
+	}
+	restore()
 	t.Setenv("GOGC", "70")
 	restore = sparing(false)
 	if limit() != before || percent() != share {
@@ -95,7 +100,7 @@ func TestServedRunsAreSparing(t *testing.T) {
 }
 
 func TestLimit(t *testing.T) {
-	for live, want := range map[uint64]int64{0: leastLimit, 60 << 20: leastLimit, 80 << 20: 100 << 20, 400 << 20: 500 << 20} {
+	for live, want := range map[uint64]int64{0: leastLimit, 60 << 20: leastLimit, 80 << 20: 120 << 20, 400 << 20: 600 << 20} {
 		if got := limitFor(live); got != want {
 			t.Errorf("%d MiB in use: a limit of %d MiB, want %d", live>>20, got>>20, want>>20)
 		}

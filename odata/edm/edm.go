@@ -213,15 +213,18 @@ func (t *Table) DefaultSelect() []string {
 
 // Model is an immutable set of tables.
 type Model struct {
-	tables map[string]*Table
-	names  []string // sorted
+	tables map[string]func() *Table // made when they are first asked for
+	names  []string                 // sorted
 }
+
+// made is a table that is there already.
+func made(t *Table) func() *Table { return func() *Table { return t } }
 
 // New makes a model of tables. The tables are copied; Key lists that are nil are filled from
 // Column.Key, and Column.Key is set from Key lists. It fails on a name that is empty or occurs twice,
 // on a key column that the table lacks, and on a decimal whose precision or scale cannot be stored.
 func New(tables ...Table) (*Model, error) {
-	m := &Model{tables: make(map[string]*Table, len(tables))}
+	m := &Model{tables: make(map[string]func() *Table, len(tables))}
 	for _, t := range tables {
 		t.Columns = append(make([]Column, 0, len(t.Columns)), t.Columns...)
 		if err := t.index(); err != nil {
@@ -230,7 +233,7 @@ func New(tables ...Table) (*Model, error) {
 		if _, dup := m.tables[t.Name]; dup {
 			return nil, fmt.Errorf("edm: table %q is there twice", t.Name)
 		}
-		m.tables[t.Name] = &t
+		m.tables[t.Name] = made(&t)
 		m.names = append(m.names, t.Name)
 	}
 	slices.Sort(m.names)
@@ -282,14 +285,17 @@ func (m *Model) With(t Table) (*Model, error) {
 		return nil, err
 	}
 	tables := maps.Clone(m.tables)
-	tables[t.Name] = &t
+	tables[t.Name] = made(&t)
 	return &Model{tables: tables, names: m.names}, nil
 }
 
 // Table finds a table by its exact name.
 func (m *Model) Table(name string) (*Table, bool) {
-	t, ok := m.tables[name]
-	return t, ok
+	table, ok := m.tables[name]
+	if !ok {
+		return nil, false
+	}
+	return table(), true
 }
 
 // Tables returns the names of all tables, sorted.

@@ -143,13 +143,21 @@ func TestSQLTypes(t *testing.T) {
 
 func TestBrokenTableModelsAreRefused(t *testing.T) {
 	for _, text := range []string{
-		`[`, `{"T":{"columns":[{"name":"A","type":"blob"}]}}`,
-		`{"T":{"columns":[{"name":"A","type":"int","filters":["Near"]}]}}`,
-		`{"T":{"columns":[{"name":"A","type":"int"},{"name":"A","type":"int"}]}}`,
-		`{"T":{"columns":[{"name":"A","type":"decimal(39, 2)"}]}}`,
-		`{"T":{"columns":[{"name":"","type":"int"}]}}`, `{"":{"columns":[]}}`,
+		`[`, `{"columns":[{"name":"A","type":"blob"}]}`,
+		`{"columns":[{"name":"A","type":"int","filters":["Near"]}]}`,
+		`{"columns":[{"name":"A","type":"int"},{"name":"A","type":"int"}]}`,
+		`{"columns":[{"name":"A","type":"decimal(39, 2)"}]}`,
+		`{"columns":[{"name":"","type":"int"}]}`,
 	} {
-		if _, err := decodeTables([]byte(text)); err == nil {
+		if _, err := decodeTable("T", text); err == nil {
+			t.Errorf("%s is accepted", text)
+		}
+	}
+	if _, err := decodeTable("", `{"columns":[]}`); err == nil {
+		t.Error("a table without a name is accepted")
+	}
+	for _, text := range []string{"", "{", "{}", "[\n]", "{\n{}\n}", "{\n\"A\"\n}", "{\n\"A\":{},\n\"A\":{}\n}"} {
+		if _, err := documented([]byte(text)); err == nil {
 			t.Errorf("%s is accepted", text)
 		}
 	}
@@ -240,16 +248,38 @@ func TestSuggest(t *testing.T) {
 	}
 }
 
+// What a run takes of the embedded model: a table, and the names of all.
 func BenchmarkEmbedded(b *testing.B) {
 	for b.Loop() {
-		if _, err := decodeTables(tablesJSON); err != nil {
+		m, err := documented(tablesJSON)
+		if err != nil {
 			b.Fatal(err)
+		}
+		if _, ok := m.Table("Crm_Sales_Order_Lines"); !ok {
+			b.Fatal("the table is not there")
 		}
 	}
 }
 
-func TestTablesFileIsJSON(t *testing.T) {
-	if !json.Valid(tablesJSON) {
-		t.Error("tables.json is no JSON")
+// The file is JSON, and has the tables that its lines say. Every one can be decoded: a broken one would otherwise be found by whoever asks for it.
+func TestTablesFile(t *testing.T) {
+	var whole map[string]json.RawMessage
+	if err := json.Unmarshal(tablesJSON, &whole); err != nil {
+		t.Fatal(err)
+	}
+	m, err := documented(tablesJSON)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(whole) != len(m.Tables()) {
+		t.Errorf("%d tables, and lines for %d", len(whole), len(m.Tables()))
+	}
+	for name, text := range whole {
+		if _, err := decodeTable(name, string(text)); err != nil {
+			t.Error(err)
+		}
+		if table, ok := m.Table(name); !ok || table.Name != name {
+			t.Errorf("table %s is not found", name)
+		}
 	}
 }

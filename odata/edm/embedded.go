@@ -3,6 +3,7 @@ package edm
 import (
 	_ "embed"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -13,17 +14,46 @@ import (
 //go:embed tables.json
 var tablesJSON []byte
 
-// Embedded returns the vendor's documented tables (ERP.net, ErpNetDocs/model, CC BY 4.0). It is decoded
-// at the first call, once per process; processes that never ask pay nothing.
+// Embedded returns the vendor's documented tables (ERP.net, ErpNetDocs/model, CC BY 4.0). A table is decoded when it is first
+// asked for: a run asks for one or two of seven hundred, and all of them take longer than copying a small table.
 func Embedded() *Model { return embedded() }
 
 var embedded = sync.OnceValue(func() *Model {
-	m, err := decodeTables(tablesJSON)
+	m, err := documented(tablesJSON)
 	if err != nil {
 		panic("edm: the embedded table model is broken: " + err.Error()) // a build fault: tests decode it
 	}
 	return m
 })
+
+// documented reads the form of tables.json: an object with a line for each table, its name first.
+func documented(text []byte) (*Model, error) {
+	m := &Model{tables: map[string]func() *Table{}}
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	if len(lines) < 2 || lines[0] != "{" || lines[len(lines)-1] != "}" {
+		return nil, errors.New("it is no object with a line for each table")
+	}
+	for _, line := range lines[1 : len(lines)-1] {
+		name, ok := strings.CutPrefix(line, `"`)
+		name, rest, ok2 := strings.Cut(name, `":`)
+		if !ok || !ok2 {
+			return nil, fmt.Errorf("a line begins with %.20q, and not with the name of a table", line)
+		}
+		if m.tables[name] != nil {
+			return nil, fmt.Errorf("table %s is there twice", name)
+		}
+		m.names = append(m.names, name)
+		m.tables[name] = sync.OnceValue(func() *Table {
+			t, err := decodeTable(name, strings.TrimSuffix(rest, ","))
+			if err != nil {
+				panic("edm: the embedded table model is broken: " + err.Error()) // as above
+			}
+			return t
+		})
+	}
+	slices.Sort(m.names)
+	return m, nil
+}
 
 // documentedTable is a table in tables.json.
 type documentedTable struct {
@@ -44,41 +74,37 @@ type documentedTable struct {
 	} `json:"columns"`
 }
 
-// decodeTables builds a model from the form of tables.json: table name → documentedTable.
-func decodeTables(text []byte) (*Model, error) {
-	var raw map[string]documentedTable
-	if err := json.Unmarshal(text, &raw); err != nil {
-		return nil, err
+// decodeTable makes a table of its documentedTable as JSON.
+func decodeTable(name, text string) (*Table, error) {
+	var d documentedTable
+	if err := json.Unmarshal([]byte(text), &d); err != nil {
+		return nil, fmt.Errorf("table %s: %w", name, err)
 	}
-	tables := make([]Table, 0, len(raw))
-	for name, d := range raw {
-		t := Table{Name: name, Entity: d.Entity, Owners: d.Owners, Columns: make([]Column, 0, len(d.Columns))}
-		for _, dc := range d.Columns {
-			typ, err := sqlType(dc.Type)
-			if err != nil {
-				return nil, fmt.Errorf("table %s, column %s: %w", name, dc.Name, err)
-			}
-			if dc.MultiLanguage && typ.Kind == String {
-				typ.Kind = MultiLanguage
-			}
-			ops, err := documentedOps(dc.Filters, dc.EqualsIn)
-			if err != nil {
-				return nil, fmt.Errorf("table %s, column %s: %w", name, dc.Name, err)
-			}
-			c := Column{
-				Name: dc.Name, Type: typ, Source: dc.Type, Nullable: dc.Nullable, Key: dc.PrimaryKey,
-				OwnerRef: dc.OwnerRef, References: dc.References, Ops: ops, OpsKnown: true,
-				Sortable: dc.Sortable, Allowed: dc.Allowed, Secret: secret(name, dc.Name),
-			}
-			if c.References != "" {
-				c.Navigation = navigation(c.Name)
-			}
-			c.Comment, c.described = comment(&c, ""), true
-			t.Columns = append(t.Columns, c)
+	t := &Table{Name: name, Entity: d.Entity, Owners: d.Owners, Columns: make([]Column, 0, len(d.Columns))}
+	for _, dc := range d.Columns {
+		typ, err := sqlType(dc.Type)
+		if err != nil {
+			return nil, fmt.Errorf("table %s, column %s: %w", name, dc.Name, err)
 		}
-		tables = append(tables, t)
+		if dc.MultiLanguage && typ.Kind == String {
+			typ.Kind = MultiLanguage
+		}
+		ops, err := documentedOps(dc.Filters, dc.EqualsIn)
+		if err != nil {
+			return nil, fmt.Errorf("table %s, column %s: %w", name, dc.Name, err)
+		}
+		c := Column{
+			Name: dc.Name, Type: typ, Source: dc.Type, Nullable: dc.Nullable, Key: dc.PrimaryKey,
+			OwnerRef: dc.OwnerRef, References: dc.References, Ops: ops, OpsKnown: true,
+			Sortable: dc.Sortable, Allowed: dc.Allowed, Secret: secret(name, dc.Name),
+		}
+		if c.References != "" {
+			c.Navigation = navigation(c.Name)
+		}
+		c.Comment, c.described = comment(&c, ""), true
+		t.Columns = append(t.Columns, c)
 	}
-	return New(tables...)
+	return t, t.index()
 }
 
 // navigation is the vendor's rule for the path segment that follows a reference column:

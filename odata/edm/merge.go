@@ -4,6 +4,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"sync"
 )
 
 // Merge lays embedded under live. The result has the tables and columns of live, with its names, types,
@@ -19,17 +20,19 @@ func Merge(live, embedded *Model) *Model {
 	if live == nil {
 		live, embedded = embedded, nil
 	}
-	m := &Model{tables: map[string]*Table{}}
+	m := &Model{tables: map[string]func() *Table{}}
 	if live == nil {
 		return m
 	}
 	m.names = slices.Clone(live.names)
-	for name, lt := range live.tables {
-		var et *Table
-		if embedded != nil {
-			et = embedded.tables[name]
-		}
-		m.tables[name] = mergeTable(lt, et)
+	for name, table := range live.tables {
+		m.tables[name] = sync.OnceValue(func() *Table {
+			if embedded == nil {
+				return mergeTable(table(), nil)
+			}
+			known, _ := embedded.Table(name)
+			return mergeTable(table(), known)
+		})
 	}
 	return m
 }

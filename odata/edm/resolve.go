@@ -53,7 +53,7 @@ func (m *Model) Resolve(t *Table, path []string) (Resolution, error) {
 			return Resolution{}, fail(r.Table, i, r.Table.suggestReference(segment),
 				"table %s has no reference %q", r.Table.Name, segment)
 		}
-		next, ok := m.tables[hop.References]
+		next, ok := m.Table(hop.References)
 		if !ok {
 			return Resolution{}, fail(r.Table, i, nil,
 				"%s leads to table %s, which this model does not have", segment, hop.References)
@@ -126,7 +126,7 @@ func (m *Model) OwnerPaths(t *Table) []OwnerPath {
 		if hop == nil {
 			break
 		}
-		next, ok := m.tables[hop.References]
+		next, ok := m.Table(hop.References)
 		if !ok || next == t {
 			break
 		}
