@@ -133,21 +133,27 @@ func (c *column) setNull(mem memory.Allocator, n, rows int) {
 		c.validBits = growValid(c.valid, 0, rows)
 	}
 	c.validBits[n>>3] &^= 1 << (n & 7)
-	switch { // the value behind a null is defined, though nobody should look
-	case c.offsets != nil:
-		c.offsets[n+1] = c.offsets[n]
-	case c.i16 != nil:
+	switch c.width { // the value behind a null is defined, though nobody should look
+	case 1:
+		bitutil.ClearBit(c.bits, n)
+	case 16:
 		c.i16[n] = 0
-	case c.i32 != nil:
-		c.i32[n] = 0
-	case c.i64 != nil:
-		c.i64[n] = 0
-	case c.f64 != nil:
-		c.f64[n] = 0
-	case c.dec != nil:
+	case 32:
+		if c.offsets != nil {
+			c.offsets[n+1] = c.offsets[n]
+		} else {
+			c.i32[n] = 0
+		}
+	case 64:
+		if c.i64 != nil {
+			c.i64[n] = 0
+		} else {
+			c.f64[n] = 0
+		}
+	case 128:
 		c.dec[n] = decimal128.Num{}
 	default:
-		bitutil.ClearBit(c.bits, n)
+		panic("odata: a column of an unknown width")
 	}
 }
 

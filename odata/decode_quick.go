@@ -42,6 +42,8 @@ const (
 	formDecimal
 	formDate
 	formDateTime
+	formMap
+	formBinary
 )
 
 func formOf(k edm.Kind) form {
@@ -66,6 +68,10 @@ func formOf(k edm.Kind) form {
 		return formDate
 	case edm.DateTime:
 		return formDateTime
+	case edm.MultiLanguage:
+		return formMap
+	case edm.Binary:
+		return formBinary
 	}
 	return formOther
 }
@@ -200,6 +206,10 @@ func (d *decoder) quick(b []byte, pos int) int {
 			}
 		case formInt16, formByte:
 			next = s.c.quickShort(b, pos, d.n)
+		case formMap:
+			next = d.quickMap(s.c, b, pos)
+		case formBinary:
+			next = d.quickBinary(s.c, b, pos)
 		}
 		if next < 0 {
 			next = s.c.op(d, s.c, b, pos)
@@ -301,6 +311,87 @@ func (d *decoder) quickString(c *column, b []byte, pos int) int {
 		}
 		c.offsets[d.n+1] = int32(from + size)
 		return pos + size + 2
+	}
+	return -1
+}
+
+// quickMap keeps a language map as it was written: one without white space is compact already.
+func (d *decoder) quickMap(c *column, b []byte, pos int) int {
+	if b[pos] != '{' {
+		return -1
+	}
+	var high, h uint64
+	for i, colon := pos, false; ; colon = !colon { // b[i] is what stands before a key, or before its text
+		if b[i+1] != '"' {
+			return -1
+		}
+		if i, h = scan(b, i+2); b[i] != '"' {
+			return -1
+		}
+		high |= h
+		i++
+		switch {
+		case !colon && b[i] == ':', colon && b[i] == ',':
+		case colon && b[i] == '}':
+			text := b[pos : i+1]
+			if len(text) > d.limits.str || high != 0 && !utf.Valid8(text) {
+				return -1
+			}
+			c.put(d.n, text)
+			return i + 1
+		default:
+			return -1
+		}
+	}
+}
+
+// sixBits is what a character of base64 stands for, notSix for one that it does not have.
+var sixBits = func() (t [256]byte) {
+	for i := range t {
+		t[i] = notSix
+	}
+	for i, c := range []byte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/") {
+		t[c] = byte(i)
+	}
+	return t
+}()
+
+const notSix = 0xC0
+
+// quickBinary reads base64 in groups of four characters, the last of which may be filled up.
+func (d *decoder) quickBinary(c *column, b []byte, pos int) int {
+	from := int(c.offsets[d.n])
+	if b[pos] != '"' {
+		return -1
+	}
+	for i, n := pos+1, 0; i-pos <= d.limits.str; i += 4 {
+		q := (*[5]byte)(b[i:])
+		if q[0] == '"' {
+			c.offsets[d.n+1] = int32(from + n)
+			return i + 1
+		}
+		if from+n+3 > len(c.bytes) {
+			c.reserve(d.n, n+3)
+		}
+		to := (*[3]byte)(c.bytes[from+n:])
+		v0, v1, v2, v3 := sixBits[q[0]], sixBits[q[1]], sixBits[q[2]], sixBits[q[3]]
+		to[0], to[1], to[2] = v0<<2|v1>>4, v1<<4|v2>>2, v2<<6|v3
+		if v0|v1|v2|v3 < notSix {
+			n += 3
+			continue
+		}
+		switch { // bits that belong to no byte must be zero
+		case q[3] != '=' || q[4] != '"' || v0|v1 >= notSix:
+			return -1
+		case v2 < notSix && v2&3 == 0:
+			n += 2
+		case q[2] == '=' && v1&15 == 0:
+			n++
+		default:
+			return -1
+		}
+		c.offsets[d.n+1] = int32(from + n)
+		return i + 5
 	}
 	return -1
 }

@@ -68,6 +68,11 @@ var quickRules = []struct{ column, json string }{
 	{"Day", `"2024-02-30"`}, {"Day", `"2023-02-29"`}, {"Day", `"0000-01-01"`}, {"Day", `"0001-01-01"`}, {"Day", `"9999-12-31"`}, {"Day", `"2024-13-01"`}, {"Day", `"2024-00-01"`}, {"Day", `"2024-01-00"`}, {"Day", `"2024-01-0:"`}, {"Day", `"20:4-01-01"`}, {"Day", `"2024/01-01"`}, {"Day", `"2024-01-01T00:00:00Z"`}, {"Day", `"2024-01-1 "`},
 	{"At", `"2024-02-29T23:59:59Z"`}, {"At", `"2024-02-29T24:00:00Z"`}, {"At", `"2024-02-29T23:60:00Z"`}, {"At", `"2024-02-29T23:59:60Z"`}, {"At", `"2024-02-29T23:59:5:Z"`}, {"At", `"2024-02-29t23:59:59Z"`}, {"At", `"2024-02-29T23-59:59Z"`}, {"At", `"2024-02-29T23:59-59Z"`}, {"At", `"2024-02-29T23:59:59"`},
 	{"At", `"2024-02-29T23:59:59.Z"`}, {"At", `"2024-02-29T23:59:59.1Z"`}, {"At", `"2024-02-29T23:59:59.123456Z"`}, {"At", `"2024-02-29T23:59:59.1234567Z"`}, {"At", `"2024-02-29T23:59:59.12345678Z"`}, {"At", `"2024-02-29T23:59:59.9999999z"`}, {"At", `"2024-02-29T23:59:59.5+02:00"`}, {"At", `"2024-02-29T23:59:59Z "`}, {"At", `"0001-01-01T00:00:00Z"`}, {"At", `"9999-12-31T23:59:59.999Z"`}, {"At", `"2024-02-30T00:00:00Z"`}, {"At", `"2024-02-29T23:59Z"`},
+	{"Label", `{"EN":"a"}`}, {"Label", `{"EN":"a","BG":"стол"}`}, {"Label", `{"EN":""}`}, {"Label", `{"":""}`}, {"Label", `{}`}, {"Label", `{"EN":"a",}`}, {"Label", `{"EN":"a"`}, {"Label", `{"EN"}`}, {"Label", `{"EN","BG":"a"}`}, {"Label", `{"EN":"a":"b"}`}, {"Label", `{,"EN":"a"}`}, {"Label", `{"EN":"a"]`},
+	{"Label", `{"EN":"a" ,"BG":"b"}`}, {"Label", `{ "EN":"a"}`}, {"Label", `{"EN": "a"}`}, {"Label", `{"EN":"a\"b"}`}, {"Label", `{"E\nN":"a"}`}, {"Label", `{"EN":1}`}, {"Label", `{"EN":null}`}, {"Label", `{"EN":{"x":"y"}}`}, {"Label", `{"EN":["a"]}`}, {"Label", "{\"EN\":\"a\tb\"}"}, {"Label", "{\"EN\":\"\xff\"}"}, {"Label", "{\"\xd0\":\"\xb0\"}"},
+	{"Label", `{"EN":"` + strings.Repeat("y", 3000) + `"}`}, {"Label", `{"EN":"` + strings.Repeat("ж", 300) + `","BG":"` + strings.Repeat("y", 700) + `"}`}, {"Label", `{"EN":"a","EN":"b"}`}, {"Label", `{'EN':'a'}`},
+	{"Bin", `""`}, {"Bin", `"A"`}, {"Bin", `"AA"`}, {"Bin", `"AAA"`}, {"Bin", `"AAAA"`}, {"Bin", `"AA=="`}, {"Bin", `"AAA="`}, {"Bin", `"AB=="`}, {"Bin", `"AAB="`}, {"Bin", `"/+09azAZ"`}, {"Bin", `"_-09azAZ"`}, {"Bin", `"AAAAAfvEJD0="`}, {"Bin", `"AAAAAfvEJD0"`}, {"Bin", `"AAAA===="`}, {"Bin", `"A==="`}, {"Bin", `"===="`}, {"Bin", `"AA==AAAA"`}, {"Bin", `"AAA=AAAA"`}, {"Bin", `"AA=A"`}, {"Bin", `"AA==="`},
+	{"Bin", `"AAA\u0041"`}, {"Bin", "\"AAAA\n\""}, {"Bin", `"AA A"`}, {"Bin", `"AAAж"`}, {"Bin", `"AAAA`}, {"Bin", `"AA`}, {"Bin", `AAAA`}, {"Bin", `"` + strings.Repeat("AbC/", 500) + `"`}, {"Bin", `"` + strings.Repeat("AbC/", 1<<10) + `BA=="`},
 }
 
 // TestQuickValues puts every value rule, and those at the edges, into a row that looks like the one before it.
@@ -104,6 +109,22 @@ func TestQuickIsTaken(t *testing.T) {
 	d.rowID = 0
 	if _, err := runDecode(d, strings.NewReader(answerOf(rows...)), 0); err != nil || d.rowID != 1 {
 		t.Fatalf("%v; object was asked %d times", err, d.rowID)
+	}
+}
+
+// Language maps and base64 in their usual form are not left to the columns' operations.
+func TestQuickNeedsNoOperation(t *testing.T) {
+	table := tableOf(t, edm.Column{Name: "Label", Type: edm.Type{Kind: edm.MultiLanguage}}, edm.Column{Name: "Bin", Type: edm.Type{Kind: edm.Binary}})
+	d := decoderOf(t, table, 1000)
+	asked := 0
+	for i := range d.cols {
+		operation := d.cols[i].op
+		d.cols[i].op = func(d *decoder, c *column, b []byte, pos int) int { asked++; return operation(d, c, b, pos) }
+	}
+	rows := []string{`{"Label":{"EN":"oak table","BG":"дъбова маса"},"Bin":"AAAAAfvEJD0="}`, `{"Label":{"EN":"chair"},"Bin":"AAEC"}`, `{"Label":{"EN":""},"Bin":"/w=="}`, `{"Label":{"DE":"Stühle"},"Bin":""}`}
+	got, err := runDecode(d, strings.NewReader(answerOf(rows...)), 0)
+	if err != nil || len(got.Rows) != len(rows) || asked != len(d.cols) { // for the first row
+		t.Errorf("%v; %d rows, operations were asked %d times", err, len(got.Rows), asked)
 	}
 }
 

@@ -53,7 +53,7 @@ func main() {
 	flag.StringVar(&o.sizes, "rows", "1000000,10000000", "table sizes of the whole runs, comma-separated")
 	flag.IntVar(&o.page, "page", 10_000, "rows of a page")
 	flag.IntVar(&o.rounds, "rounds", 5, "rounds of a comparison")
-	flag.Int64Var(&o.rows, "compare-rows", 500_000, "rows of a comparison with 20 columns")
+	flag.Int64Var(&o.rows, "compare-rows", 1_000_000, "rows of a comparison with 20 columns")
 	flag.Int64Var(&o.wide, "compare-wide", 400_000, "rows of a comparison with 60 columns")
 	flag.StringVar(&o.programs, "programs", "", "of a comparison, comma-separated: "+strings.Join(programs, ", ")+" (default: all)")
 	flag.StringVar(&o.out, "json", "", "write the results to this file too")

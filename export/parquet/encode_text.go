@@ -134,7 +134,7 @@ func (c *textColumn) code(t texts) (invalid int) {
 			continue
 		}
 		v := t.data[t.offsets[i]-base : t.offsets[i+1]-base]
-		if some && bytes.Equal(v, last) {
+		if some && len(v) != guidSize && bytes.Equal(v, last) { // an identifier is as quickly found
 			c.coded = append(c.coded, lastCode)
 			continue
 		}

@@ -166,7 +166,7 @@ func (c *valueColumn[T]) compressed(body []byte) int {
 
 // deltaWorse is by how much a page that is DELTA_BINARY_PACKED may be longer than the same PLAIN, in percent: it hardly needs zstd, whose
 // search for repeats among plain numbers takes twenty times as long as packing them.
-const deltaWorse = 10
+const deltaWorse = 20
 
 // choose encodes the values of the page under way both ways, and settles for the smaller, or for delta while it is nearly as small. body holds the levels.
 func (c *valueColumn[T]) choose(body []byte) ([]byte, parquet.Encoding, int) {
