@@ -12,7 +12,7 @@ import (
 )
 
 //go:embed tables.json
-var tablesJSON []byte
+var tablesJSON string // its tables refer to it: nothing is copied
 
 // Embedded returns the vendor's documented tables (ERP.net, ErpNetDocs/model, CC BY 4.0). A table is decoded when it is first
 // asked for: a run asks for one or two of seven hundred, and all of them take longer than copying a small table.
@@ -27,9 +27,9 @@ var embedded = sync.OnceValue(func() *Model {
 })
 
 // documented reads the form of tables.json: an object with a line for each table, its name first.
-func documented(text []byte) (*Model, error) {
+func documented(text string) (*Model, error) {
 	m := &Model{tables: map[string]func() *Table{}}
-	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	lines := strings.Split(strings.TrimSpace(text), "\n")
 	if len(lines) < 2 || lines[0] != "{" || lines[len(lines)-1] != "}" {
 		return nil, errors.New("it is no object with a line for each table")
 	}
